@@ -10,11 +10,11 @@
 use core::ops::Range;
 
 /// Largest number of pages a buffer may have: 1 GiB with 4 KiB pages.
-pub const MAX_PAGES: usize = 262_144;
+pub(crate) const MAX_PAGES: usize = 262_144;
 
 /// The number of pages that the module parameter asks for, or [`None`] if it is not within
 /// `1..=MAX_PAGES`.
-pub fn page_count(parameter: i64) -> Option<usize> {
+pub(crate) fn page_count(parameter: i64) -> Option<usize> {
     usize::try_from(parameter)
         .ok()
         .filter(|count| (1..=MAX_PAGES).contains(count))
@@ -22,7 +22,7 @@ pub fn page_count(parameter: i64) -> Option<usize> {
 
 /// The pages that a mapping of `count` pages from page `first` on covers, or [`None`] if it is
 /// empty or reaches past the end of a buffer of `total` pages.
-pub fn pages(first: usize, count: usize, total: usize) -> Option<Range<usize>> {
+pub(crate) fn pages(first: usize, count: usize, total: usize) -> Option<Range<usize>> {
     let end = first.checked_add(count)?;
     (count > 0 && end <= total).then_some(first..end)
 }
@@ -30,24 +30,24 @@ pub fn pages(first: usize, count: usize, total: usize) -> Option<Range<usize>> {
 /// The bytes that a transfer of `length` bytes at file position `position` covers in a buffer of
 /// `size` bytes: cut at the end, and [`None`] where the position is negative, at the end or past
 /// it.
-pub fn bytes(position: i64, length: usize, size: usize) -> Option<Range<usize>> {
+pub(crate) fn bytes(position: i64, length: usize, size: usize) -> Option<Range<usize>> {
     let start = usize::try_from(position).ok().filter(|&p| p < size)?;
     Some(start..start.saturating_add(length).min(size))
 }
 
 /// A piece of a transfer that lies within one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chunk {
+pub(crate) struct Chunk {
     /// Index of the page in the buffer.
-    pub page: usize,
+    pub(crate) page: usize,
     /// First byte, counted from the start of the page.
-    pub offset: usize,
+    pub(crate) offset: usize,
     /// Number of bytes, at least 1.
-    pub length: usize,
+    pub(crate) length: usize,
 }
 
 /// Cuts a range of bytes at the borders of pages of `page_size` bytes (a power of two).
-pub fn chunks(bytes: Range<usize>, page_size: usize) -> impl Iterator<Item = Chunk> {
+pub(crate) fn chunks(bytes: Range<usize>, page_size: usize) -> impl Iterator<Item = Chunk> {
     let mut start = bytes.start;
     core::iter::from_fn(move || {
         if start >= bytes.end {

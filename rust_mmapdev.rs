@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/dev/rust_mmapdev`: one buffer of kernel memory, mapped into any number of processes.
+
+#![deny(unsafe_code)]
+
+use core::borrow::Borrow;
+
+use kernel::prelude::*;
+
+#[allow(unsafe_code)]
+#[path = "src/abstractions/mod.rs"]
+mod abstractions;
+#[path = "src/buffer.rs"]
+mod buffer;
+#[path = "src/device.rs"]
+mod device;
+#[path = "src/mapping.rs"]
+mod mapping;
+#[path = "src/range.rs"]
+mod range;
+#[path = "src/uapi.rs"]
+mod uapi;
+
+use abstractions::miscdevice::Registration;
+use buffer::Buffer;
+use device::Device;
+
+module! {
+    type: RustMmapDev,
+    name: "rust_mmapdev",
+    authors: ["The rust_mmapdev developers"],
+    description: "A buffer of kernel memory to mmap",
+    license: "GPL",
+    params: {
+        buffer_pages: i64 {
+            default: 1,
+            description: "Size of the buffer in pages, 1 to 262144 (default 1)",
+        },
+    },
+}
+
+#[pin_data]
+struct RustMmapDev {
+    #[pin]
+    _registration: Registration<Device>,
+    // After the registration, as fields are dropped in order.
+    _farewell: Farewell,
+}
+
+impl kernel::InPlaceModule for RustMmapDev {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            _registration <- {
+                let buffer = Buffer::new(page_count()?)?;
+                pr_info!("{} bytes in {} pages\n", buffer.size(), buffer.page_count());
+                Registration::new(c"rust_mmapdev", buffer)
+            },
+            _farewell: Farewell,
+        })
+    }
+}
+
+/// Logs the end of the module.
+struct Farewell;
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        pr_info!("unloaded\n");
+    }
+}
+
+/// The size of the buffer that the `buffer_pages` parameter asks for.
+///
+/// EINVAL, and a line that says why, where it is out of range.
+fn page_count() -> Result<usize> {
+    // Linux 7.2 has a reference here, 7.3 the value.
+    let asked = module_parameters::buffer_pages.value();
+    let asked = *Borrow::<i64>::borrow(&asked);
+    range::page_count(asked).ok_or_else(|| {
+        pr_err!(
+            "buffer_pages={} is out of range: 1 to {}\n",
+            asked,
+            range::MAX_PAGES
+        );
+        EINVAL
+    })
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages of a kernel-internal shmem file.
+//!
+//! C header: [`include/linux/shmem_fs.h`](srctree/include/linux/shmem_fs.h)
+
+use core::{ops::Range, ptr::NonNull};
+
+use kernel::{
+    bindings,
+    error::{from_err_ptr, to_result},
+    iov::{IovIterDest, IovIterSource},
+    mm::virt::VmaMixedMap,
+    page::{BorrowedPage, PAGE_SIZE},
+    prelude::*,
+};
+
+use crate::range::Chunk;
+
+// Not in the `kernel` crate's bindings: no header that they are made of includes shmem_fs.h.
+#[allow(improper_ctypes)] // Some lock types are empty structs in C, too.
+extern "C" {
+    fn shmem_kernel_file_setup(
+        name: *const kernel::ffi::c_char,
+        size: bindings::loff_t,
+        flags: bindings::vma_flags_t,
+    ) -> *mut bindings::file;
+
+    fn shmem_read_mapping_page_gfp(
+        mapping: *mut bindings::address_space,
+        index: kernel::ffi::c_ulong,
+        gfp: bindings::gfp_t,
+    ) -> *mut bindings::page;
+}
+
+/// All pages of a shmem file of its own, present and held.
+///
+/// Such pages have an `address_space`, which a shared futex needs for its key, and which
+/// `alloc_page()` does not give. No user of the system sees the file.
+///
+/// # Invariants
+///
+/// - `file` is a reference to a shmem file that nothing else refers to.
+/// - `pages[i]` is a reference to the page at index `i` of the file; it is not a typed page and
+///   not anonymous, and stays in place for as long as the reference is held: it is reclaimed and
+///   migrated only when no one else has a reference, and truncated only through `file`.
+pub(crate) struct ShmemPages {
+    file: NonNull<bindings::file>,
+    pages: KVVec<NonNull<bindings::page>>,
+}
+
+// SAFETY: References to files and pages may be used and dropped on any thread.
+unsafe impl Send for ShmemPages {}
+
+// SAFETY: `&self` methods copy to and from pages with routines that put up with concurrent
+// changes, and otherwise only read `pages`, which never changes after `new`.
+unsafe impl Sync for ShmemPages {}
+
+impl ShmemPages {
+    /// Allocates `count` zeroed pages: `shmem_kernel_file_setup()`.
+    ///
+    /// `name` stands for the file in the kernel's own reports. The memory counts as `Shmem` and
+    /// `Unevictable` in /proc/meminfo, against the overcommit limit, and in the memory cgroup of
+    /// the caller. It fails rather than have the OOM killer look for memory.
+    ///
+    /// ENOMEM: not enough memory; EINTR: a signal is pending. Nothing stays allocated then.
+    pub(crate) fn new(name: &CStr, count: usize) -> Result<Self> {
+        let size = count.checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
+        let size = bindings::loff_t::try_from(size)?;
+        // Allocated first, so that a failure has nothing to undo.
+        let pages = KVVec::with_capacity(count, GFP_KERNEL)?;
+
+        // SAFETY: `name` is NUL-terminated and is copied. No flag is set: the whole size is
+        // accounted for now.
+        let file = unsafe { shmem_kernel_file_setup(name.as_char_ptr(), size, pin_init::zeroed()) };
+        let file = NonNull::new(from_err_ptr(file)?).ok_or(ENOMEM)?;
+        // INVARIANT: The file is new, and has no page yet.
+        let mut this = Self { file, pages };
+
+        // SAFETY: `file` is a valid file, and a shmem file has an `address_space` that lives as
+        // long as it.
+        let mapping = unsafe { (*file.as_ptr()).f_mapping };
+        // Reclaim need not look at pages that are held until the end.
+        //
+        // SAFETY: `flags` of the `address_space` is a bitmap that is only changed atomically;
+        // this is the C `mapping_set_unevictable()`.
+        unsafe {
+            bindings::set_bit(
+                bindings::mapping_flags_AS_UNEVICTABLE as usize,
+                &raw mut (*mapping).flags,
+            )
+        };
+
+        let gfp = bindings::GFP_KERNEL
+            | bindings::__GFP_NOWARN
+            | (1 << bindings::___GFP_RETRY_MAYFAIL_BIT);
+        for index in 0..count {
+            if current!().signal_pending() {
+                return Err(EINTR);
+            }
+            // SAFETY: `mapping` is that of a shmem file, `index` is within its size, and we may
+            // sleep.
+            let page = unsafe { shmem_read_mapping_page_gfp(mapping, index, gfp) };
+            let page = NonNull::new(from_err_ptr(page)?).ok_or(ENOMEM)?;
+            // INVARIANT: The call returned a reference to the page at `index`. A page in the page
+            // cache of a shmem file is neither anonymous nor typed.
+            this.pages.push(page, GFP_KERNEL)?;
+        }
+        Ok(this)
+    }
+
+    /// Number of pages.
+    pub(crate) fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// The page at `index`, if there is one.
+    pub(crate) fn page(&self, index: usize) -> Option<BorrowedPage<'_>> {
+        let page = *self.pages.get(index)?;
+        // SAFETY: By the type invariants, `self` holds a reference to the page, and the result
+        // can't outlive `self`.
+        Some(unsafe { BorrowedPage::from_raw(page) })
+    }
+
+    /// Maps the pages `range` at the start of `vma`: `vm_insert_pages()`.
+    ///
+    /// EINVAL: there are no such pages; EFAULT: the VMA is smaller than the range; ENOMEM: no
+    /// memory for page tables; EBUSY: something is mapped there already. Pages inserted before a
+    /// failure stay: it is for an mmap handler, whose VMA the caller takes down.
+    pub(crate) fn insert(&self, vma: &VmaMixedMap, range: Range<usize>) -> Result {
+        let pages = self.pages.get(range).ok_or(EINVAL)?;
+        let mut count = pages.len();
+        // SAFETY:
+        // - By its type invariants, `vma` is valid, is locked, and has VM_MIXEDMAP set, so that
+        //   its flags are not written. `vm_insert_pages()` checks that the range is within it.
+        // - `pages` are `count` valid pages by our type invariants, and of a kind that may be
+        //   mapped. The array is not written to: the C parameter only lacks a `const`.
+        // - Each PTE gets a page reference of its own, so the pages may be mapped for longer than
+        //   `self` lives.
+        to_result(unsafe {
+            bindings::vm_insert_pages(
+                vma.as_ptr(),
+                vma.start(),
+                pages.as_ptr().cast_mut().cast(),
+                &raw mut count,
+            )
+        })
+    }
+
+    /// Copies the bytes of `chunk` to `to`: `copy_page_to_iter()`.
+    ///
+    /// Returns the number of bytes copied, less than asked for where `to` can't be written or has
+    /// no room. Bytes that change meanwhile are copied as they were at some moment.
+    pub(crate) fn copy_to_iter(&self, chunk: Chunk, to: &mut IovIterDest<'_>) -> usize {
+        let Some(page) = self.checked(chunk) else {
+            return 0;
+        };
+        // SAFETY: The page is valid by our type invariants, the bytes lie within it, and `to` is
+        // valid for writing by its own. The C routine puts up with concurrent changes to the
+        // page, as it does for every file that is mapped and read at once.
+        unsafe {
+            bindings::copy_page_to_iter(page.as_ptr(), chunk.offset, chunk.length, to.as_raw())
+        }
+    }
+
+    /// Copies from `from` to the bytes of `chunk`: `copy_page_from_iter()`.
+    ///
+    /// Returns the number of bytes copied, less than asked for where `from` can't be read or ends.
+    pub(crate) fn copy_from_iter(&self, chunk: Chunk, from: &mut IovIterSource<'_>) -> usize {
+        let Some(page) = self.checked(chunk) else {
+            return 0;
+        };
+        // SAFETY: As in `copy_to_iter`, the other way round.
+        unsafe {
+            bindings::copy_page_from_iter(page.as_ptr(), chunk.offset, chunk.length, from.as_raw())
+        }
+    }
+
+    /// The page of `chunk`, if all of the chunk lies within a page that is there.
+    fn checked(&self, chunk: Chunk) -> Option<NonNull<bindings::page>> {
+        let end = chunk.offset.checked_add(chunk.length)?;
+        let page = *self.pages.get(chunk.page)?;
+        (end <= PAGE_SIZE).then_some(page)
+    }
+
+    /// Stores `bytes` at the start of the page at `index`.
+    ///
+    /// EINVAL: there is no such page, or `bytes` is longer than a page.
+    pub(crate) fn store(&self, index: usize, bytes: &[u8]) -> Result {
+        if bytes.len() > PAGE_SIZE {
+            return Err(EINVAL);
+        }
+        self.with_mapped(index, |start| {
+            for (offset, byte) in bytes.iter().enumerate() {
+                // SAFETY: `offset` is within the page, which `with_mapped` has mapped for writing.
+                // User space may access it at the same time, hence volatile.
+                unsafe { start.add(offset).write_volatile(*byte) };
+            }
+        })
+    }
+
+    /// Zeroes the page at `index`. EINVAL: there is no such page.
+    pub(crate) fn clear(&self, index: usize) -> Result {
+        self.with_mapped(index, |start| {
+            let start = start.cast::<usize>();
+            for word in 0..PAGE_SIZE / size_of::<usize>() {
+                // SAFETY: As in `store`; a page starts at a multiple of its size and so is aligned
+                // for words.
+                unsafe { start.add(word).write_volatile(0) };
+            }
+        })
+    }
+
+    /// Calls `f` with the address that the page at `index` is mapped at in the kernel meanwhile,
+    /// for this thread only.
+    fn with_mapped(&self, index: usize, f: impl FnOnce(*mut u8)) -> Result {
+        let page = *self.pages.get(index).ok_or(EINVAL)?;
+        // SAFETY: The page is valid by the type invariants.
+        let start = unsafe { bindings::kmap_local_page(page.as_ptr()) };
+        f(start.cast());
+        // SAFETY: `start` comes from `kmap_local_page()` just above. `f` has undone what it mapped
+        // itself, as this function is the only way to map and undoes it before it returns.
+        unsafe { bindings::kunmap_local(start) };
+        Ok(())
+    }
+}
+
+impl Drop for ShmemPages {
+    fn drop(&mut self) {
+        let arg = bindings::release_pages_arg {
+            pages: self.pages.as_mut_ptr().cast(),
+        };
+        // SAFETY: By the type invariants these are our references, which are not used any more.
+        // A `NonNull` has the layout of a pointer. The count fits: it is a number of pages that
+        // were allocated.
+        unsafe { bindings::release_pages(arg, self.pages.len() as i32) };
+        // SAFETY: By the type invariants this is our reference, which is not used any more.
+        unsafe { bindings::fput(self.file.as_ptr()) };
+    }
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Signals of the current task.
+//!
+//! C header: [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h)
+
+use kernel::{bindings, prelude::*};
+
+/// Whether the current task is being killed, and a long operation had better end: the C
+/// `fatal_signal_pending(current)`.
+pub(crate) fn fatal_signal_pending() -> bool {
+    if !current!().signal_pending() {
+        return false;
+    }
+    // SAFETY: The current task outlives this call. Other tasks set bits of its pending set at any
+    // moment, as the C function expects too: it makes this very load, and so do we, volatile.
+    let pending =
+        unsafe { (&raw const (*current!().as_ptr()).pending.signal.sig[0]).read_volatile() };
+    pending & (1 << (bindings::SIGKILL - 1)) != 0
+}
