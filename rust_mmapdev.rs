@@ -53,7 +53,11 @@ impl kernel::InPlaceModule for RustMmapDev {
         try_pin_init!(Self {
             _registration <- {
                 let buffer = Buffer::new(page_count()?)?;
-                pr_info!("{} bytes in {} pages\n", buffer.size(), buffer.page_count());
+                pr_info!(
+                    "buffer of {} bytes, page count {}\n",
+                    buffer.size(),
+                    buffer.page_count()
+                );
                 Registration::new(c"rust_mmapdev", buffer)
             },
             _farewell: Farewell,

@@ -16,9 +16,15 @@ use kernel::{
     types::{ForeignOwnable, Opaque},
 };
 
+/// `FMODE_ATOMIC_POS` of [`include/linux/fs.h`](srctree/include/linux/fs.h), which bindgen can't
+/// evaluate.
+const FMODE_ATOMIC_POS: bindings::fmode_t = 1 << 15;
+
 /// File operations of a device of a fixed size with no store behind it.
 ///
 /// Such a device also has:
+/// - a file position that calls of read(2) and write(2) on one open file take turns to use, as
+///   the core has it for regular files;
 /// - fsync(2), fdatasync(2) and msync(2), which have nothing to do: `noop_fsync()`;
 /// - splice(2) and sendfile(2): `copy_splice_read()`, `iter_file_splice_write()`.
 pub(crate) trait FileOperations: MiscDevice {
@@ -100,9 +106,12 @@ impl<T: FileOperations> Registration<T> {
         let opened =
             <T as FileOperations>::open(&registration.data, unsafe { File::from_raw_file(file) });
         match opened {
-            // SAFETY: A file that is being opened is ours to write `private_data` of. The other
-            // operations of the table take it for what is stored here.
-            Ok(device) => unsafe { (*file).private_data = device.into_foreign() },
+            // SAFETY: A file that is being opened is ours to write these fields of. The other
+            // operations of the table take `private_data` for what is stored here.
+            Ok(device) => unsafe {
+                (*file).private_data = device.into_foreign();
+                (*file).f_mode |= FMODE_ATOMIC_POS;
+            },
             Err(e) => return e.to_errno(),
         }
         0
