@@ -41,7 +41,7 @@ impl Buffer {
     /// ENOMEM: not enough memory; EINTR: a signal came first. Nothing stays allocated then.
     pub(crate) fn new(page_count: usize) -> Result<Arc<Self>> {
         let pages = ShmemPages::new(c"rust_mmapdev", page_count).inspect_err(|e| {
-            pr_err!("no memory for a buffer of {} pages ({:?})\n", page_count, e);
+            pr_err!("can't allocate {} pages: {:?}\n", page_count, e);
         })?;
         pages.store(0, INITIAL_CONTENT)?;
         Arc::pin_init(
