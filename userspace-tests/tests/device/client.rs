@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The client library: what it offers, and the errors that it names.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use rust_mmapdev::{Access, Device, Error, Protection, Sharing, uapi};
+use rustix::io::{self, Errno};
+
+use crate::{
+    harness::tests,
+    support::{
+        assert_same,
+        memory::page,
+        module::{self, fresh, initial},
+        pattern, pread, tmpfs_file,
+    },
+};
+
+tests![
+    info,
+    maps_all_of_the_buffer,
+    maps_a_window,
+    maps_an_unaligned_window,
+    access_is_checked_not_fatal,
+    copies_any_range,
+    atomics_are_the_buffers,
+    errors_name_the_call,
+    the_hello_example,
+];
+
+mod hello {
+    include!("../../examples/hello.rs");
+
+    pub fn run() -> Result<(), Box<dyn Error>> {
+        main()
+    }
+}
+
+fn info() {
+    let info = fresh(4).info().expect("INFO");
+    assert_eq!(
+        (info.size, info.page_size as usize),
+        (4 * page() as u64, page())
+    );
+    assert_eq!(info.abi_version, uapi::RUST_MMAPDEV_ABI_VERSION);
+}
+
+fn maps_all_of_the_buffer() {
+    let device = fresh(4);
+    for sharing in [Sharing::Shared, Sharing::Private] {
+        for protection in [Protection::Read, Protection::ReadWrite] {
+            let map = device.map(sharing, protection).expect("map");
+            let mut bytes = vec![0; map.len()];
+            map.read_at(0, &mut bytes).expect("read_at");
+            assert_same(
+                &bytes,
+                &initial(4 * page()),
+                &format!("{sharing:?} {protection:?}"),
+            );
+        }
+    }
+    let shared = device
+        .map(Sharing::Shared, Protection::ReadWrite)
+        .expect("map");
+    let private = device
+        .map(Sharing::Private, Protection::ReadWrite)
+        .expect("map");
+    private.write_at(0, b"private").expect("write_at");
+    assert_same(&pread(0, 4), b"rust", "the buffer after a private write");
+    shared.write_at(0, b"shared").expect("write_at");
+    assert_same(&pread(0, 6), b"shared", "the buffer after a shared write");
+}
+
+fn maps_a_window() {
+    let device = fresh(4);
+    let map = device
+        .map_window(
+            2 * page() as u64,
+            page(),
+            Sharing::Shared,
+            Protection::ReadWrite,
+        )
+        .expect("map_window");
+    assert_eq!(map.len(), page());
+    map.write_at(5, b"window").expect("write_at");
+    assert_same(&pread(2 * page() as u64 + 5, 6), b"window", "the buffer");
+}
+
+fn maps_an_unaligned_window() {
+    let device = fresh(4);
+    let offset = page() as u64 + 100;
+    let map = device
+        .map_window(offset, 50, Sharing::Shared, Protection::ReadWrite)
+        .expect("map_window");
+    assert_eq!(map.len(), 50);
+    map.write_at(0, b"unaligned").expect("write_at");
+    assert_same(&pread(offset, 9), b"unaligned", "the buffer");
+}
+
+fn access_is_checked_not_fatal() {
+    let device = fresh(1);
+    let map = device
+        .map(Sharing::Shared, Protection::ReadWrite)
+        .expect("map");
+    let size = map.len();
+    for (offset, len) in [(size, 1), (size - 1, 2), (usize::MAX, 2), (0, size + 1)] {
+        let mut bytes = vec![0; len];
+        assert!(matches!(
+            map.read_at(offset, &mut bytes),
+            Err(Error::OutOfRange { .. })
+        ));
+        assert!(matches!(
+            map.write_at(offset, &bytes),
+            Err(Error::OutOfRange { .. })
+        ));
+    }
+    map.read_at(size, &mut []).expect("nothing, at the end");
+    assert!(matches!(
+        map.atomic_u32(size),
+        Err(Error::OutOfRange { .. })
+    ));
+    assert!(matches!(map.atomic_u32(2), Err(Error::Unaligned(2))));
+
+    let read_only = device.map(Sharing::Shared, Protection::Read).expect("map");
+    assert!(matches!(read_only.write_at(0, b"x"), Err(Error::ReadOnly)));
+    assert!(matches!(read_only.atomic_u32(0), Err(Error::ReadOnly)));
+}
+
+fn copies_any_range() {
+    let device = fresh(1);
+    let map = device
+        .map(Sharing::Shared, Protection::ReadWrite)
+        .expect("map");
+    let mut expected = initial(page());
+    for (offset, len) in [
+        (0, 1),
+        (1, 7),
+        (8, 8),
+        (9, 16),
+        (3, 30),
+        (0, page()),
+        (page() - 1, 1),
+    ] {
+        let bytes = pattern(len as u8, len);
+        map.write_at(offset, &bytes).expect("write_at");
+        expected[offset..offset + len].copy_from_slice(&bytes);
+        let what = format!("{len} bytes at {offset}");
+        assert_same(&pread(0, page()), &expected, &what);
+        let mut found = vec![0; len];
+        map.read_at(offset, &mut found).expect("read_at");
+        assert_same(&found, &bytes, &what);
+    }
+}
+
+fn atomics_are_the_buffers() {
+    let device = fresh(1);
+    let one = device
+        .map(Sharing::Shared, Protection::ReadWrite)
+        .expect("map");
+    let two = device
+        .map(Sharing::Shared, Protection::ReadWrite)
+        .expect("map");
+    one.atomic_u32(64).expect("atomic").store(41, SeqCst);
+    two.atomic_u32(64).expect("atomic").fetch_add(1, SeqCst);
+    assert_eq!(pread(64, 4), 42_u32.to_ne_bytes());
+}
+
+fn errors_name_the_call() {
+    let device = fresh(1);
+    let (reader, writer) = (
+        Device::open(Access::Read).expect("open"),
+        Device::open(Access::Write).expect("open"),
+    );
+
+    assert!(matches!(reader.clear(), Err(Error::Clear(Errno::BADF))));
+    writer
+        .clear()
+        .expect("CLEAR through a write-only descriptor");
+
+    let cases = [
+        (
+            reader.map(Sharing::Shared, Protection::ReadWrite),
+            Errno::ACCESS,
+        ),
+        (writer.map(Sharing::Shared, Protection::Read), Errno::ACCESS),
+        (
+            device.map_window(0, 2 * page(), Sharing::Shared, Protection::Read),
+            Errno::NXIO,
+        ),
+    ];
+    for (result, expected) in cases {
+        match result {
+            Err(Error::Map { source, .. }) => {
+                assert_eq!(Errno::from_io_error(&source), Some(expected));
+            }
+            other => panic!("expected {expected}, found {other:?}"),
+        }
+    }
+
+    let file = Device::from(std::os::fd::OwnedFd::from(tmpfs_file(b"no device")));
+    assert!(matches!(file.info(), Err(Error::Info(Errno::NOTTY))));
+
+    drop((device, reader, writer));
+    module::unload().expect("rmmod");
+    let error = Device::open(Access::Read).expect_err("no module, no device");
+    assert!(matches!(error, Error::Open(Errno::NOENT)));
+    assert!(error.to_string().contains(Device::PATH), "{error}");
+}
+
+/// What the README shows runs, and prints what it says.
+fn the_hello_example() {
+    fresh(1);
+    let (output, end) = rustix::pipe::pipe().expect("pipe");
+    let stdout = io::dup(rustix::stdio::stdout()).expect("dup");
+    rustix::stdio::dup2_stdout(&end).expect("dup2");
+    let result = hello::run();
+    rustix::stdio::dup2_stdout(&stdout).expect("dup2");
+    result.expect("the example");
+    let mut found = [0; 200];
+    let n = io::read(&output, &mut found).expect("read");
+    let expected = format!("before: {}\nafter: hello from Rust\n", module::TEXT);
+    assert_same(&found[..n], expected.as_bytes(), "what the example prints");
+}

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Touching a mapped page never ends in a signal, whatever took it out of the page table.
+
+use std::{fs, thread};
+
+use rustix::{
+    io::{self, Errno},
+    mm::{mlock, munlock},
+    pipe::pipe,
+    process::Signal,
+};
+
+use crate::{
+    harness::tests,
+    support::{
+        assert_same, errno,
+        memory::{Advice, Map, PRIVATE, RW, SHARED, mmap, page, private, shared},
+        module::{fresh, initial},
+        pattern, pread,
+        process::fork,
+        pwrite,
+    },
+};
+
+tests![
+    after_dontneed_shared,
+    after_dontneed_private,
+    after_dontneed_of_one_page,
+    first_access_is_a_store,
+    the_kernel_itself_faults_the_page_in,
+    after_fork,
+    after_fork_without_pages,
+    after_dontfork,
+    populate_read,
+    populate_write,
+    willneed_and_hints,
+    pageout_and_cold_keep_the_bytes,
+    remove_and_free_are_refused,
+    dontdump,
+    mlock_and_munlock,
+    after_memory_pressure,
+    faults_race_with_each_other,
+];
+
+fn is_absent(map: &Map) -> bool {
+    map.frames().iter().all(Option::is_none)
+}
+
+fn after_dontneed_shared() {
+    let device = fresh(4);
+    let bytes = pattern(1, 4 * page());
+    let map = shared(&device, 4);
+    map.write(0, &bytes);
+    let frames = map.frames();
+    map.advise(Advice::LinuxDontNeed).expect("madvise");
+    assert!(is_absent(&map), "the pages are out of the page table");
+    assert_same(&map.bytes(), &bytes, "the mapping");
+    assert_eq!(map.frames(), frames, "the same pages as before");
+    map.write(7, b"still shared");
+    assert_same(&pread(7, 12), b"still shared", "the buffer");
+}
+
+/// What was written privately is gone, and the kernel's bytes of now are back.
+fn after_dontneed_private() {
+    let device = fresh(4);
+    let map = private(&device, 4);
+    map.write(0, &pattern(2, 4 * page()));
+    let bytes = pattern(3, 4 * page());
+    pwrite(0, &bytes);
+    map.advise(Advice::LinuxDontNeed).expect("madvise");
+    assert!(is_absent(&map));
+    assert_same(&map.bytes(), &bytes, "the mapping");
+    map.write(0, b"private again");
+    assert_same(&pread(0, 4 * page()), &bytes, "the buffer");
+}
+
+fn after_dontneed_of_one_page() {
+    let device = fresh(4);
+    let bytes = pattern(4, 4 * page());
+    pwrite(0, &bytes);
+    for flags in [SHARED, PRIVATE] {
+        let map = mmap(&device, page() as u64, 3 * page(), RW, flags).expect("mmap");
+        map.advise_part(page(), page(), Advice::LinuxDontNeed)
+            .expect("madvise");
+        assert_eq!(
+            map.frames().iter().filter(|frame| frame.is_none()).count(),
+            1
+        );
+        assert_same(&map.bytes(), &bytes[page()..], "the mapping");
+    }
+}
+
+fn first_access_is_a_store() {
+    let device = fresh(1);
+    let bytes = pattern(5, page());
+    pwrite(0, &bytes);
+    let map = shared(&device, 1);
+    map.advise(Advice::LinuxDontNeed).expect("madvise");
+    map.write(0, b"shared");
+    assert_same(&pread(0, 6), b"shared", "the buffer");
+    assert_same(
+        &map.read(6, page() - 6),
+        &bytes[6..],
+        "the rest of the page",
+    );
+
+    let map = private(&device, 1);
+    map.advise(Advice::LinuxDontNeed).expect("madvise");
+    map.write(0, b"secret");
+    assert_same(&pread(0, 6), b"shared", "the buffer");
+    assert_same(
+        &map.read(6, page() - 6),
+        &bytes[6..],
+        "the rest of the private page",
+    );
+}
+
+fn the_kernel_itself_faults_the_page_in() {
+    let device = fresh(1);
+    let (receiver, sender) = pipe().expect("pipe");
+    for (map, shown) in [(private(&device, 1), false), (shared(&device, 1), true)] {
+        map.advise(Advice::LinuxDontNeed).expect("madvise");
+        io::write(&sender, b"from a pipe").expect("write");
+        // SAFETY: the address is for the kernel only.
+        let buffer = unsafe { map.as_mut_slice(3, 11) };
+        assert_eq!(io::read(&receiver, buffer), Ok(11));
+        assert_same(&map.read(3, 11), b"from a pipe", "the mapping");
+        assert_eq!(
+            pread(3, 11) == b"from a pipe",
+            shown,
+            "in the buffer when shared only"
+        );
+    }
+}
+
+fn after_fork() {
+    let device = fresh(2);
+    let bytes = pattern(6, 2 * page());
+    pwrite(0, &bytes);
+    let (map, copy) = (shared(&device, 2), private(&device, 2));
+    copy.write(0, b"parent");
+    let child = fork(|link| {
+        assert_same(&map.bytes(), &bytes, "the child's shared mapping");
+        assert_same(&copy.read(0, 6), b"parent", "the child's private page");
+        map.write(page(), b"child");
+        copy.write(0, b"child ");
+        copy.write(page(), b"child ");
+        link.signal();
+        link.wait();
+        assert_same(&map.read(0, 8), b"grown up", "a store of the parent's");
+        assert_same(&copy.read(0, 6), b"child ", "the child's private page");
+    });
+    child.link.wait();
+    assert_same(&map.read(page(), 5), b"child", "the child's store");
+    assert_same(&copy.read(0, 6), b"parent", "the parent's private page");
+    // The child's shared store, and not its private one.
+    assert_same(
+        &copy.read(page(), 6),
+        &pread(page() as u64, 6),
+        "a page only the child wrote to",
+    );
+    map.write(0, b"grown up");
+    child.link.signal();
+    child.join();
+}
+
+/// fork does not copy what can be faulted in again.
+fn after_fork_without_pages() {
+    let device = fresh(2);
+    let bytes = pattern(7, 2 * page());
+    pwrite(0, &bytes);
+    let (map, copy) = (shared(&device, 2), private(&device, 2));
+    map.advise(Advice::LinuxDontNeed).expect("madvise");
+    copy.advise(Advice::LinuxDontNeed).expect("madvise");
+    fork(|_| {
+        assert_same(&map.bytes(), &bytes, "shared");
+        assert_same(&copy.bytes(), &bytes, "private");
+    })
+    .join();
+    assert_same(&map.bytes(), &bytes, "shared, in the parent");
+}
+
+fn after_dontfork() {
+    let device = fresh(1);
+    let map = shared(&device, 1);
+    map.advise(Advice::LinuxDontFork).expect("MADV_DONTFORK");
+    fork(|_| drop(map.bytes())).dies_of(Signal::SEGV);
+    assert_same(&map.bytes(), &initial(page()), "the parent's mapping");
+}
+
+fn populate_read() {
+    let device = fresh(4);
+    for map in [shared(&device, 4), private(&device, 4)] {
+        map.advise(Advice::LinuxDontNeed).expect("madvise");
+        map.advise(Advice::LinuxPopulateRead)
+            .expect("MADV_POPULATE_READ");
+        assert!(map.frames().iter().all(Option::is_some));
+        assert_same(&map.bytes(), &initial(4 * page()), "populated");
+    }
+}
+
+fn populate_write() {
+    let device = fresh(4);
+    let (map, copy) = (shared(&device, 4), private(&device, 4));
+    let frames = map.frames();
+    for map in [&map, &copy] {
+        map.advise(Advice::LinuxDontNeed).expect("madvise");
+        map.advise(Advice::LinuxPopulateWrite)
+            .expect("MADV_POPULATE_WRITE");
+        assert_same(&map.bytes(), &initial(4 * page()), "populated");
+    }
+    assert_eq!(map.frames(), frames, "shared: the kernel's pages");
+    for (own, kernels) in copy.frames().iter().zip(&frames) {
+        assert!(
+            own.is_some() && own != kernels,
+            "private: a copy of each page"
+        );
+    }
+}
+
+fn willneed_and_hints() {
+    let device = fresh(2);
+    for map in [shared(&device, 2), private(&device, 2)] {
+        for advice in [
+            Advice::WillNeed,
+            Advice::Normal,
+            Advice::Sequential,
+            Advice::Random,
+        ] {
+            map.advise(advice)
+                .unwrap_or_else(|err| panic!("{advice:?}: {err}"));
+            assert_same(&map.bytes(), &initial(2 * page()), "after a hint");
+        }
+    }
+}
+
+fn pageout_and_cold_keep_the_bytes() {
+    let device = fresh(4);
+    let bytes = pattern(8, 4 * page());
+    let (map, copy) = (shared(&device, 4), private(&device, 4));
+    map.write(0, &bytes);
+    copy.write(page(), b"mine");
+    for advice in [Advice::LinuxCold, Advice::LinuxPageOut] {
+        for map in [&map, &copy] {
+            map.advise(advice)
+                .unwrap_or_else(|err| panic!("{advice:?}: {err}"));
+        }
+        assert_same(&map.bytes(), &bytes, "shared");
+        assert_same(&copy.read(page(), 4), b"mine", "private, written to");
+        assert_same(
+            &copy.read(0, page()),
+            &bytes[..page()],
+            "private, not written to",
+        );
+        assert_same(&pread(0, 4 * page()), &bytes, "the buffer");
+    }
+}
+
+/// Nothing can punch a hole into the buffer: it has a fixed size and is always there.
+fn remove_and_free_are_refused() {
+    let device = fresh(1);
+    let map = shared(&device, 1);
+    let bytes = pattern(9, page());
+    map.write(0, &bytes);
+    assert_eq!(errno(map.advise(Advice::LinuxRemove)), Errno::NODEV);
+    assert_eq!(errno(map.advise(Advice::LinuxFree)), Errno::INVAL);
+    assert_same(&map.bytes(), &bytes, "the mapping");
+    assert_same(&pread(0, page()), &bytes, "the buffer");
+}
+
+fn dontdump() {
+    let device = fresh(1);
+    let map = shared(&device, 1);
+    map.advise(Advice::LinuxDontDump).expect("MADV_DONTDUMP");
+    let smaps = map.smaps();
+    let flags = smaps.lines().last().unwrap_or_default();
+    assert!(
+        flags.starts_with("VmFlags:") && flags.contains(" dd"),
+        "{flags}"
+    );
+    map.bytes();
+}
+
+fn mlock_and_munlock() {
+    let device = fresh(4);
+    for map in [shared(&device, 4), private(&device, 4)] {
+        map.advise(Advice::LinuxDontNeed).expect("madvise");
+        // SAFETY: locking changes nothing about what the memory holds.
+        unsafe {
+            mlock(map.at(0).cast(), map.len()).expect("mlock");
+            assert_same(&map.bytes(), &initial(4 * page()), "locked");
+            munlock(map.at(0).cast(), map.len()).expect("munlock");
+        }
+        assert_same(&map.bytes(), &initial(4 * page()), "unlocked");
+    }
+}
+
+/// The kernel drops its caches and moves pages together; these ones stay as they are.
+fn after_memory_pressure() {
+    let device = fresh(4);
+    let bytes = pattern(10, 4 * page());
+    let map = shared(&device, 4);
+    map.write(0, &bytes);
+    let frames = map.frames();
+    fs::write("/proc/sys/vm/drop_caches", "3").expect("drop_caches");
+    fs::write("/proc/sys/vm/compact_memory", "1").expect("compact_memory");
+    assert_same(&map.bytes(), &bytes, "the mapping");
+    assert_same(&pread(0, 4 * page()), &bytes, "the buffer");
+    assert_eq!(map.frames(), frames, "the same page frames");
+}
+
+/// Several threads find the page missing at once: the one who comes late has lost nothing.
+fn faults_race_with_each_other() {
+    const ROUNDS: usize = 300;
+    let device = fresh(1);
+    let map = shared(&device, 1);
+    let copy = private(&device, 1);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    map.advise(Advice::LinuxDontNeed).expect("madvise");
+                    assert_eq!(map.read(0, 4), b"rust");
+                    copy.advise(Advice::LinuxDontNeed).expect("madvise");
+                    assert_eq!(copy.read(0, 4), b"rust");
+                }
+            });
+        }
+    });
+}

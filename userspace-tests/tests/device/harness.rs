@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Runs each test in a process of its own: a signal or a hang costs one test, not the run.
+
+use std::{
+    fs::File,
+    io::{Read, Seek},
+    os::{
+        fd::AsFd,
+        unix::process::{CommandExt, ExitStatusExt},
+    },
+    process::{Command, ExitCode, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{MemfdFlags, memfd_create},
+    process::{
+        Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, set_child_subreaper,
+        wait,
+    },
+    time::Timespec,
+};
+
+use crate::support::{
+    module,
+    process::{Link, Role},
+};
+
+/// How long one test may take. Most take a few milliseconds, the longest some seconds in an
+/// emulated CPU.
+const TIME_LIMIT: Duration = Duration::from_secs(20);
+
+/// Exit status of a test that says that it cannot be run here.
+const SKIPPED: i32 = 77;
+
+/// A test: its path in the crate, and the function.
+pub struct Test {
+    pub path: &'static str,
+    pub body: fn(),
+}
+
+/// The table of a file's tests. A function that is left out is dead code, which is an error.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        pub const TESTS: &[crate::harness::Test] = &[$(crate::harness::Test {
+            path: concat!(module_path!(), "::", stringify!($name)),
+            body: $name,
+        }),*];
+    };
+}
+pub(crate) use tests;
+
+impl Test {
+    /// The path without the name of this program.
+    fn name(&self) -> &'static str {
+        self.path
+            .split_once("::")
+            .expect("a test lives in a module")
+            .1
+    }
+}
+
+/// Ends the running test as skipped.
+pub fn skip(reason: &str) -> ! {
+    println!("{reason}");
+    std::process::exit(SKIPPED)
+}
+
+/// What `main` does: one test or one role, when this is the process of such a one, and otherwise
+/// all that the arguments ask for.
+pub fn main(tests: Vec<&'static Test>, roles: &[&Role]) -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--test-process", name] => {
+            let test = tests.iter().find(|test| test.name() == name);
+            (test.expect("the parent names a test").body)();
+            ExitCode::SUCCESS
+        }
+        ["--role", name, ..] => {
+            let role = roles.iter().find(|role| role.name == name);
+            (role.expect("a test names a role").body)(&Link::of_role(), &args[2..]);
+            ExitCode::SUCCESS
+        }
+        _ => run_all(tests),
+    }
+}
+
+fn run_all(tests: Vec<&'static Test>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // All tests share the one device.
+    arguments.test_threads = Some(1);
+    if !arguments.list && !module::is_at_hand() {
+        eprintln!(
+            "error: {} is missing: these tests load and unload the module, so they run in the VM only: `make qemu-test`",
+            module::FILE
+        );
+        return ExitCode::from(2);
+    }
+    // What a test leaves behind is handed to this process, which ends it.
+    set_child_subreaper(Pid::from_raw(1)).expect("PR_SET_CHILD_SUBREAPER");
+    let trials = tests
+        .into_iter()
+        .map(|test| Trial::ignorable_test(test.name(), move || run(test.name())))
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if arguments.list {
+        return ExitCode::SUCCESS;
+    }
+    if conclusion.num_passed + conclusion.num_failed + conclusion.num_ignored == 0 {
+        eprintln!(
+            "error: no test has a name with {:?}",
+            arguments.filter.unwrap_or_default()
+        );
+        return ExitCode::from(2);
+    }
+    print!(
+        "{} passed, {} failed",
+        conclusion.num_passed, conclusion.num_failed
+    );
+    match conclusion.num_ignored {
+        0 => println!(),
+        skipped => println!(", {skipped} skipped"),
+    }
+    conclusion.exit_code()
+}
+
+/// Runs a test in a process of its own, and sees to it that nothing of it is left.
+fn run(name: &str) -> Result<Completion, Failed> {
+    let mut output = File::from(memfd_create("output", MemfdFlags::CLOEXEC)?);
+    let mut child = Command::new("/proc/self/exe")
+        .args(["--test-process", name])
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output.try_clone()?)
+        .process_group(0)
+        .spawn()?;
+    let group = Pid::from_child(&child);
+    let ended = ends_within(group, TIME_LIMIT)?;
+    // Fails when nothing of the group is left, which is how it should be.
+    let _ = kill_process_group(group, Signal::KILL);
+    let status = child.wait()?;
+    while wait(WaitOptions::empty()).is_ok() {}
+    let in_use = module::references();
+
+    let mut text = String::new();
+    output.rewind()?;
+    output.read_to_string(&mut text)?;
+    let reason = if !ended {
+        format!("took more than {} s", TIME_LIMIT.as_secs())
+    } else if status.code() == Some(SKIPPED) {
+        return Ok(Completion::ignored_with(text.trim()));
+    } else if !status.success() {
+        describe(status)
+    } else if in_use != 0 {
+        format!("all its processes have ended, and the module has {in_use} references")
+    } else {
+        return Ok(Completion::Completed);
+    };
+    Err(format!("{reason}\n{text}").into())
+}
+
+fn ends_within(pid: Pid, limit: Duration) -> rustix::io::Result<bool> {
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+    let limit = Timespec::try_from(limit).expect("a time limit fits");
+    Ok(poll(&mut fds, Some(&limit))? > 0)
+}
+
+fn describe(status: ExitStatus) -> String {
+    match status.signal() {
+        Some(signal) => format!("killed by signal {signal}"),
+        None => format!("exit status {}", status.code().unwrap_or_default()),
+    }
+}

@@ -1,0 +1,546 @@
+// SPDX-License-Identifier: GPL-2.0
+//! insmod and rmmod; and that a process leaves nothing behind, however it ends.
+
+use std::{fs, os::unix::process::CommandExt, path::Path, process::Command};
+
+use rust_mmapdev::{Access, Device, Error};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::{self, Errno},
+    mm::MremapFlags,
+    thread::futex,
+};
+
+use crate::{
+    harness::{skip, tests},
+    support::{
+        assert_same, errno,
+        memory::{self, Advice, PRIVATE, RW, SHARED, mmap, page, private, shared},
+        module::{self, Log, fdinfo, fresh, initial, live_mappings, references},
+        open, pread,
+        process::{Child, Link, Role, fork, start},
+        pwrite,
+    },
+};
+
+tests![
+    load_logs_one_line_with_size_and_pages,
+    unload_logs_one_line,
+    one_page_by_default,
+    pages_as_asked_for,
+    pages_out_of_range_are_einval_with_the_range,
+    pages_that_are_no_number_are_einval,
+    a_refused_load_leaves_nothing,
+    more_than_all_memory_is_enomem,
+    running_out_of_memory_is_enomem,
+    loading_twice_is_eexist,
+    the_module_is_gpl_and_says_so,
+    unload_under_a_descriptor_is_refused,
+    unload_under_a_mapping_is_refused,
+    unload_under_a_childs_mapping_is_refused,
+    unload_under_a_moved_part_is_refused,
+    loads_and_unloads_over_and_over,
+    opens_race_with_unloads,
+    exit_leaves_nothing,
+    kill_leaves_nothing,
+    kill_of_a_waiter_leaves_nothing,
+    exec_leaves_nothing,
+    vfork_and_exec_leave_the_parent_alone,
+    a_thousand_children_leave_nothing,
+    nothing_is_logged_in_use,
+];
+
+/// Lines of the module's own.
+fn own(lines: Vec<String>) -> Vec<String> {
+    lines
+        .into_iter()
+        .filter(|line| line.starts_with("rust_mmapdev: "))
+        .collect()
+}
+
+/// Whether a line has `number` as a word of its own.
+fn has_number(line: &str, number: u64) -> bool {
+    line.split(|c: char| !c.is_ascii_digit())
+        .any(|word| word == number.to_string())
+}
+
+fn load_logs_one_line_with_size_and_pages() {
+    for pages in [1, 3] {
+        module::unload_if_loaded();
+        let log = Log::from_now();
+        module::load(&format!("buffer_pages={pages}")).expect("insmod");
+        let lines = log.lines();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert_eq!(own(lines.clone()), lines);
+        let size = pages * page() as u64;
+        assert!(
+            has_number(&lines[0], size) && has_number(&lines[0], pages),
+            "{lines:?}"
+        );
+    }
+}
+
+fn unload_logs_one_line() {
+    fresh(1);
+    let log = Log::from_now();
+    module::unload().expect("rmmod");
+    let lines = log.lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(own(lines.clone()), lines);
+}
+
+fn one_page_by_default() {
+    module::reload("");
+    let device = Device::open(Access::Read).expect("open");
+    assert_eq!(device.info().expect("INFO").size, page() as u64);
+    assert_eq!(fdinfo(&device, "page_count"), 1);
+}
+
+fn pages_as_asked_for() {
+    for pages in [1, 2, 7, 64, 1000] {
+        module::reload(&format!("buffer_pages={pages}"));
+        let device = Device::open(Access::ReadWrite).expect("open");
+        assert_eq!(device.info().expect("INFO").size, (pages * page()) as u64);
+        let last = (pages - 1) * page();
+        let map = mmap(&device, last as u64, page(), RW, SHARED).expect("the last page");
+        map.write(page() - 4, b"end.");
+        assert_same(
+            &pread((pages * page() - 4) as u64, 100),
+            b"end.",
+            "the buffer's end",
+        );
+        assert_eq!(
+            errno(mmap(&device, last as u64, 2 * page(), RW, SHARED)),
+            Errno::NXIO,
+            "one page more"
+        );
+    }
+}
+
+/// The text of the error line of a load that is refused with EINVAL.
+fn refused(parameter: &str) -> String {
+    module::unload_if_loaded();
+    let log = Log::from_now();
+    assert_eq!(
+        errno(module::load(parameter)),
+        Errno::INVAL,
+        "insmod {parameter}"
+    );
+    log.lines().join("\n")
+}
+
+fn pages_out_of_range_are_einval_with_the_range() {
+    for pages in [
+        "0",
+        "-1",
+        "262145",
+        "9223372036854775807",
+        "-9223372036854775808",
+    ] {
+        let lines = refused(&format!("buffer_pages={pages}"));
+        assert_eq!(lines.lines().count(), 1, "{lines}");
+        assert!(lines.starts_with("rust_mmapdev: "), "{lines}");
+        for part in ["buffer_pages", pages, "1 to 262144"] {
+            assert!(lines.contains(part), "{part}: {lines}");
+        }
+    }
+}
+
+/// The kernel reads the number before the module sees it; its line names the parameter.
+fn pages_that_are_no_number_are_einval() {
+    for value in [
+        "many",
+        "",
+        "1x",
+        "1.5",
+        "0x",
+        "9223372036854775808",
+        "99999999999999999999",
+    ] {
+        let lines = refused(&format!("buffer_pages={value}"));
+        assert!(lines.contains("buffer_pages"), "{value:?}: {lines}");
+    }
+}
+
+fn a_refused_load_leaves_nothing() {
+    for _ in 0..10 {
+        refused("buffer_pages=0");
+        assert!(!module::is_loaded());
+        assert!(!Path::new(Device::PATH).exists());
+        assert!(!Path::new("/sys/class/misc/rust_mmapdev").exists());
+    }
+    module::load("").expect("insmod after refused ones");
+}
+
+/// A field of /proc/meminfo in KiB.
+fn meminfo(field: &str) -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let value = value
+        .and_then(|value| value.trim().strip_suffix(" kB"))
+        .expect("a field in kB");
+    value.parse().expect("a number")
+}
+
+/// A load that must fail with ENOMEM, and give back what it had.
+fn assert_no_memory(pages: u64, load: impl FnOnce(&str) -> io::Result<()>) {
+    let before = meminfo("Shmem");
+    let log = Log::from_now();
+    assert_eq!(errno(load(&format!("buffer_pages={pages}"))), Errno::NOMEM);
+    let lines = own(log.lines());
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(has_number(&lines[0], pages), "{lines:?}");
+    assert!(!module::is_loaded() && !Path::new(Device::PATH).exists());
+    let after = meminfo("Shmem");
+    assert!(
+        after < before + 1024,
+        "Shmem grew from {before} to {after} KiB"
+    );
+    module::load("").expect("insmod of a small one");
+}
+
+/// The kernel sees at once that the buffer cannot fit.
+fn more_than_all_memory_is_enomem() {
+    const MOST: u64 = 262_144;
+    module::unload_if_loaded();
+    if meminfo("MemTotal") * 1024 >= MOST * page() as u64 {
+        skip("the VM has memory enough for the largest buffer");
+    }
+    assert_no_memory(MOST, module::load);
+}
+
+/// Memory runs out on the way: in a memory cgroup that has room for half of the buffer. Nobody
+/// is killed for it.
+fn running_out_of_memory_is_enomem() {
+    const CGROUP: &str = "/sys/fs/cgroup/small";
+    const PAGES: u64 = 4096;
+    module::unload_if_loaded();
+    let (target, kind) = (c"/sys/fs/cgroup", c"cgroup2");
+    // SAFETY: the strings have an end. EBUSY: it is mounted already.
+    unsafe {
+        libc::mount(
+            kind.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            0,
+            std::ptr::null(),
+        )
+    };
+    fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory").expect("the memory controller");
+    fs::create_dir_all(CGROUP).expect("a cgroup");
+    let limit = PAGES * page() as u64 / 2;
+    fs::write(format!("{CGROUP}/memory.max"), limit.to_string()).expect("memory.max");
+    assert_no_memory(PAGES, |parameters| {
+        let child = fork(|link| {
+            fs::write(format!("{CGROUP}/cgroup.procs"), "0").expect("enter the cgroup");
+            link.send(
+                module::load(parameters).map_or_else(|err| err.raw_os_error() as u64, |()| 0),
+            );
+        });
+        let result = child.link.receive();
+        child.join();
+        match result {
+            0 => Ok(()),
+            error => Err(Errno::from_raw_os_error(error as i32)),
+        }
+    });
+    let events = fs::read_to_string(format!("{CGROUP}/memory.events")).expect("memory.events");
+    assert!(events.lines().any(|line| line == "oom_kill 0"), "{events}");
+    fs::remove_dir(CGROUP).expect("the cgroup is empty");
+}
+
+fn loading_twice_is_eexist() {
+    fresh(1);
+    assert_eq!(errno(module::load("")), Errno::EXIST);
+    assert_same(
+        &pread(0, page()),
+        &initial(page()),
+        "the buffer of the loaded one",
+    );
+}
+
+fn the_module_is_gpl_and_says_so() {
+    fresh(1);
+    let taint = fs::read_to_string("/sys/module/rust_mmapdev/taint").expect("taint");
+    assert!(!taint.contains('P'), "not proprietary: {taint}");
+    let image = fs::read(module::FILE).expect(module::FILE);
+    for text in ["license=GPL", "parm=buffer_pages:", "description="] {
+        let found = image
+            .windows(text.len())
+            .any(|window| window == text.as_bytes());
+        assert!(found, "modinfo has {text}");
+    }
+}
+
+/// rmmod is refused, the module works on, and goes after `release`.
+#[track_caller]
+fn refuses_until<T>(holder: T, release: impl FnOnce(T)) {
+    for _ in 0..3 {
+        assert_eq!(module::unload(), Err(Errno::AGAIN), "in use");
+    }
+    assert!(module::is_loaded());
+    assert_same(
+        &pread(0, page()),
+        &initial(page()),
+        "the buffer while rmmod is refused",
+    );
+    release(holder);
+    assert_eq!(references(), 0);
+    module::unload().expect("rmmod when nothing holds it any more");
+    assert!(!module::is_loaded());
+}
+
+fn unload_under_a_descriptor_is_refused() {
+    for flags in [OFlags::RDONLY, OFlags::WRONLY, OFlags::RDWR] {
+        fresh(1);
+        refuses_until(open(flags), drop);
+    }
+}
+
+fn unload_under_a_mapping_is_refused() {
+    for make in [shared, private] {
+        refuses_until(make(fresh(1), 1), |map| {
+            map.bytes();
+            drop(map);
+        });
+    }
+}
+
+fn unload_under_a_childs_mapping_is_refused() {
+    let map = shared(fresh(1), 1);
+    let child = fork(|link| {
+        link.signal();
+        link.wait();
+        drop(map.bytes());
+    });
+    child.link.wait();
+    drop(map);
+    refuses_until(child, |child| {
+        child.link.signal();
+        child.join();
+    });
+}
+
+fn unload_under_a_moved_part_is_refused() {
+    let map = shared(fresh(4), 4);
+    let mut part = map.part(page(), page());
+    part.remap_onto(memory::anonymous(1, RW, PRIVATE))
+        .expect("mremap");
+    drop(map);
+    assert_eq!(live_mappings(), 1);
+    refuses_until(part, drop);
+}
+
+/// 64 rounds of a 4 MiB buffer: a leaked one would show.
+fn loads_and_unloads_over_and_over() {
+    const PAGES: usize = 1024;
+    module::unload_if_loaded();
+    let before = meminfo("MemFree");
+    for round in 0..64_u8 {
+        module::load(&format!("buffer_pages={PAGES}")).expect("insmod");
+        {
+            let map = shared(open(OFlags::RDWR), PAGES);
+            assert_same(&map.read(0, page()), &initial(page()), "a new buffer");
+            map.write((PAGES - 1) * page(), &[round]);
+        }
+        module::unload().expect("rmmod");
+        assert!(!Path::new(Device::PATH).exists());
+    }
+    let lost = before.saturating_sub(meminfo("MemFree"));
+    let leaked = (64 * PAGES * page() / 1024) as u64;
+    assert!(lost < leaked / 4, "{lost} KiB of free memory are gone");
+}
+
+/// Whoever comes between rmmod and insmod gets an error or a device that works.
+fn opens_race_with_unloads() {
+    const ROUNDS: u64 = 30;
+    module::reload("");
+    let child = fork(|_| {
+        loop {
+            match rustix::fs::open(Device::PATH, OFlags::RDWR, Mode::empty()) {
+                Ok(fd) => {
+                    let map = shared(&fd, 1);
+                    drop(fd);
+                    assert_same(&map.read(0, 4), b"rust", "an open device");
+                }
+                Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => {}
+                Err(err) => panic!("open beside insmod and rmmod: {err}"),
+            }
+        }
+    });
+    let mut unloads = 0;
+    while unloads < ROUNDS {
+        match module::unload() {
+            Ok(()) => {
+                unloads += 1;
+                module::load("").expect("insmod");
+            }
+            Err(Errno::AGAIN) => {}
+            Err(err) => panic!("rmmod: {err}"),
+        }
+    }
+    child.kill();
+}
+
+/// Opens, maps in both ways, writes; says so; and then waits for the end.
+fn busy(link: &Link) -> ! {
+    let device = Device::open(Access::ReadWrite).expect("open");
+    let (map, copy) = (shared(&device, 2), private(&device, 2));
+    map.write(page(), b"written");
+    copy.write(0, b"copied");
+    map.advise_part(0, page(), Advice::LinuxDontNeed)
+        .expect("madvise");
+    link.signal();
+    link.wait();
+    std::process::exit(0)
+}
+
+fn assert_nothing_left() {
+    assert_eq!(live_mappings(), 0);
+    assert_eq!(references(), 0);
+}
+
+fn exit_leaves_nothing() {
+    fresh(2);
+    let child = fork(|link| busy(link));
+    child.link.wait();
+    assert_eq!(live_mappings(), 2);
+    child.link.signal();
+    child.join();
+    assert_nothing_left();
+    assert_same(&pread(page() as u64, 7), b"written", "what it wrote");
+}
+
+fn kill_leaves_nothing() {
+    fresh(2);
+    for _ in 0..20 {
+        let child = fork(|link| busy(link));
+        child.link.wait();
+        child.kill();
+        assert_nothing_left();
+    }
+}
+
+fn kill_of_a_waiter_leaves_nothing() {
+    fresh(1);
+    let child = fork(|link| {
+        let map = shared(open(OFlags::RDWR), 1);
+        link.signal();
+        let _ = futex::wait(map.u32(128), futex::Flags::empty(), 0, None);
+    });
+    child.link.wait();
+    child.kill();
+    assert_nothing_left();
+    let map = shared(open(OFlags::RDWR), 1);
+    assert_eq!(futex::wake(map.u32(128), futex::Flags::empty(), 1), Ok(0));
+}
+
+/// A program that uses nothing of the device.
+pub const BYSTANDER: Role = Role {
+    name: "bystander",
+    body: bystander,
+};
+
+fn bystander(link: &Link, _args: &[String]) {
+    link.signal();
+    link.wait();
+}
+
+/// Replaces the forked process with the bystander, on the same link.
+fn become_bystander(link: &Link) -> ! {
+    let stdin = io::dup(link).expect("dup");
+    let error = Command::new("/proc/self/exe")
+        .args(["--role", BYSTANDER.name])
+        .stdin(stdin)
+        .exec();
+    panic!("exec: {error}")
+}
+
+fn exec_leaves_nothing() {
+    fresh(2);
+    let child = fork(|link| {
+        let device = Device::open(Access::ReadWrite).expect("open");
+        let map = shared(&device, 2);
+        map.write(0, b"before exec");
+        link.signal();
+        link.wait();
+        become_bystander(link)
+    });
+    child.link.wait();
+    assert_eq!((live_mappings(), references()), (1, 1));
+    child.link.signal();
+    child.link.wait();
+    assert_nothing_left();
+    child.link.signal();
+    child.join();
+    assert_same(&pread(0, 11), b"before exec", "what it wrote");
+}
+
+fn vfork_and_exec_leave_the_parent_alone() {
+    let device = fresh(1);
+    let (map, copy) = (shared(&device, 1), private(&device, 1));
+    copy.write(0, b"mine");
+    let child: Child = start(&BYSTANDER, &[]);
+    child.link.wait();
+    assert_eq!(
+        live_mappings(),
+        2,
+        "a program that was started has none of the parent's"
+    );
+    assert_same(
+        &map.bytes(),
+        &initial(page()),
+        "the parent's shared mapping",
+    );
+    assert_same(&copy.read(0, 4), b"mine", "the parent's private mapping");
+}
+
+fn a_thousand_children_leave_nothing() {
+    let device = fresh(1);
+    let (map, copy) = (shared(&device, 1), private(&device, 1));
+    copy.write(0, b"mine");
+    for i in 0..1000_u32 {
+        let child = fork(|_| {
+            copy.write(0, b"his");
+            map.u32(128)
+                .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        });
+        if i % 2 == 0 {
+            child.join()
+        } else {
+            drop(child)
+        }
+    }
+    assert_eq!(live_mappings(), 2);
+    assert_same(&copy.read(0, 4), b"mine", "the parent's private page");
+}
+
+/// An open, a mapping, a fault, an error: none of them is worth a line in the log.
+fn nothing_is_logged_in_use() {
+    let device = fresh(4);
+    let log = Log::from_now();
+    pwrite(0, b"written");
+    pread(0, page());
+    errno(io::pwrite(&device, b"x", 4 * page() as u64));
+    errno(io::pread(open(OFlags::WRONLY), &mut [0; 1], 0));
+    let mut map = shared(&device, 4);
+    let copy = private(&device, 4);
+    copy.write(0, b"copied");
+    map.advise(Advice::LinuxDontNeed).expect("madvise");
+    map.bytes();
+    errno(map.remap(5 * page(), MremapFlags::MAYMOVE));
+    errno(map.protect(memory::MprotectFlags::EXEC));
+    errno(mmap(&device, 0, 5 * page(), RW, SHARED));
+    errno(mmap(&device, 0, page(), RW | memory::EXEC, SHARED));
+    fork(|_| copy.write(page(), b"copied")).join();
+    assert!(matches!(
+        Device::open(Access::Read).and_then(|d| d.clear()),
+        Err(Error::Clear(_))
+    ));
+    device.clear().expect("CLEAR");
+    assert_eq!(module::unload(), Err(Errno::AGAIN));
+    let lines = log.lines();
+    assert!(lines.is_empty(), "{lines:?}");
+}

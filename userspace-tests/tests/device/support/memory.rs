@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Mappings as mmap(2) makes them, with every flag and every errno, and what the kernel says about
+//! them. The client library's own mapping is tested in `client`.
+
+use std::{
+    ffi::c_void,
+    fs::{self, File},
+    os::{fd::AsFd, unix::fs::FileExt},
+    ptr,
+    sync::atomic::{AtomicU32, AtomicU64},
+};
+
+pub use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+use rustix::{
+    io,
+    mm::{self, MremapFlags},
+    param::page_size,
+};
+
+pub const READ: ProtFlags = ProtFlags::READ;
+pub const WRITE: ProtFlags = ProtFlags::WRITE;
+pub const EXEC: ProtFlags = ProtFlags::EXEC;
+pub const RW: ProtFlags = READ.union(WRITE);
+pub const SHARED: MapFlags = MapFlags::SHARED;
+pub const PRIVATE: MapFlags = MapFlags::PRIVATE;
+
+/// Size of a page in bytes.
+pub fn page() -> usize {
+    page_size()
+}
+
+/// A range of mapped memory, unmapped when dropped.
+#[derive(Debug)]
+pub struct Map {
+    start: *mut u8,
+    len: usize,
+}
+
+/// mmap(2).
+pub fn mmap(
+    fd: impl AsFd,
+    offset: u64,
+    len: usize,
+    prot: ProtFlags,
+    flags: MapFlags,
+) -> io::Result<Map> {
+    // SAFETY: without MAP_FIXED, which `Map::fixed` alone uses, only free addresses are taken.
+    let start = unsafe { mm::mmap(ptr::null_mut(), len, prot, flags, fd, offset) }?;
+    Ok(Map {
+        start: start.cast(),
+        len,
+    })
+}
+
+/// The first `pages` pages of the buffer, shared, for reading and writing.
+#[track_caller]
+pub fn shared(fd: impl AsFd, pages: usize) -> Map {
+    mmap(fd, 0, pages * page(), RW, SHARED).expect("mmap shared")
+}
+
+/// The first `pages` pages of the buffer, private, for reading and writing.
+#[track_caller]
+pub fn private(fd: impl AsFd, pages: usize) -> Map {
+    mmap(fd, 0, pages * page(), RW, PRIVATE).expect("mmap private")
+}
+
+/// `pages` pages of anonymous memory.
+pub fn anonymous(pages: usize, prot: ProtFlags, flags: MapFlags) -> Map {
+    let len = pages * page();
+    // SAFETY: the kernel picks free addresses.
+    let start = unsafe { mm::mmap_anonymous(ptr::null_mut(), len, prot, flags) };
+    Map {
+        start: start.expect("mmap anonymous").cast(),
+        len,
+    }
+}
+
+impl Map {
+    /// mmap(2) over this range, which the device's pages take over.
+    pub fn fixed(
+        &self,
+        fd: impl AsFd,
+        offset: u64,
+        prot: ProtFlags,
+        flags: MapFlags,
+    ) -> io::Result<()> {
+        // SAFETY: the range belongs to `self`, and no reference into it is alive.
+        unsafe {
+            mm::mmap(
+                self.raw(0),
+                self.len,
+                prot,
+                flags | MapFlags::FIXED,
+                fd,
+                offset,
+            )
+        }?;
+        Ok(())
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Address of the byte at `offset`.
+    pub fn at(&self, offset: usize) -> *mut u8 {
+        assert!(offset <= self.len);
+        self.start.wrapping_add(offset)
+    }
+
+    fn raw(&self, offset: usize) -> *mut c_void {
+        self.at(offset).cast()
+    }
+
+    /// Copies bytes out.
+    pub fn read(&self, offset: usize, len: usize) -> Vec<u8> {
+        assert!(offset + len <= self.len);
+        let mut bytes = vec![0; len];
+        // SAFETY: the range lies in the mapping; where it is not readable the test is to die.
+        unsafe { rust_mmapdev::volatile::read(self.at(offset), &mut bytes) };
+        bytes
+    }
+
+    /// All of it.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.read(0, self.len)
+    }
+
+    /// Copies bytes in.
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.len);
+        // SAFETY: the range lies in the mapping; where it is not writable the test is to die.
+        unsafe { rust_mmapdev::volatile::write(self.at(offset), bytes) };
+    }
+
+    pub fn u32(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset % 4 == 0 && offset + 4 <= self.len);
+        // SAFETY: aligned, in the mapping, and everybody uses atomics there.
+        unsafe { AtomicU32::from_ptr(self.at(offset).cast()) }
+    }
+
+    pub fn u64(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset % 8 == 0 && offset + 8 <= self.len);
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(self.at(offset).cast()) }
+    }
+
+    /// The bytes as an argument for calls that want a slice of memory to read.
+    ///
+    /// # Safety
+    ///
+    /// For the length of one call that hands the address to the kernel.
+    pub unsafe fn as_slice(&self, offset: usize, len: usize) -> &[u8] {
+        assert!(offset + len <= self.len);
+        // SAFETY: only the kernel looks behind the address.
+        unsafe { std::slice::from_raw_parts(self.at(offset), len) }
+    }
+
+    /// The bytes as an argument for calls that want a slice of memory to write to.
+    ///
+    /// # Safety
+    ///
+    /// For the length of one call that hands the address to the kernel.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn as_mut_slice(&self, offset: usize, len: usize) -> &mut [u8] {
+        assert!(offset + len <= self.len);
+        // SAFETY: only the kernel looks behind the address.
+        unsafe { std::slice::from_raw_parts_mut(self.at(offset), len) }
+    }
+
+    /// madvise(2) on the whole range.
+    pub fn advise(&self, advice: Advice) -> io::Result<()> {
+        self.advise_part(0, self.len, advice)
+    }
+
+    pub fn advise_part(&self, offset: usize, len: usize, advice: Advice) -> io::Result<()> {
+        // SAFETY: the range belongs to `self`, and its content is never relied on by Rust.
+        unsafe { mm::madvise(self.raw(offset), len, advice) }
+    }
+
+    /// mprotect(2) on the whole range.
+    pub fn protect(&self, prot: MprotectFlags) -> io::Result<()> {
+        self.protect_part(0, self.len, prot)
+    }
+
+    pub fn protect_part(&self, offset: usize, len: usize, prot: MprotectFlags) -> io::Result<()> {
+        // SAFETY: the range belongs to `self`.
+        unsafe { mm::mprotect(self.raw(offset), len, prot) }
+    }
+
+    /// munmap(2) of a part, which is not accessed afterwards but by tests that are to die.
+    pub fn unmap_part(&self, offset: usize, len: usize) -> io::Result<()> {
+        // SAFETY: the range belongs to `self`.
+        unsafe { mm::munmap(self.raw(offset), len) }
+    }
+
+    /// A part that mremap(2) is to take away, as an owner of its own.
+    pub fn part(&self, offset: usize, len: usize) -> Map {
+        assert!(offset + len <= self.len);
+        Map {
+            start: self.at(offset),
+            len,
+        }
+    }
+
+    /// mremap(2), in place unless `flags` allow another place.
+    pub fn remap(&mut self, len: usize, flags: MremapFlags) -> io::Result<()> {
+        // SAFETY: the range belongs to `self`, and no reference into it is alive.
+        let start = unsafe { mm::mremap(self.raw(0), self.len, len, flags) }?;
+        *self = Map {
+            start: start.cast(),
+            len,
+        }
+        .replacing(self);
+        Ok(())
+    }
+
+    /// mremap(2) onto the range of `place`.
+    pub fn remap_onto(&mut self, place: Map) -> io::Result<()> {
+        // SAFETY: both ranges belong to us, and no reference into them is alive.
+        unsafe {
+            mm::mremap_fixed(
+                self.raw(0),
+                self.len,
+                place.len,
+                MremapFlags::MAYMOVE,
+                place.raw(0),
+            )
+        }?;
+        *self = place.replacing(self);
+        Ok(())
+    }
+
+    /// The old owner of a range that the kernel has moved owns nothing any more.
+    fn replacing(self, old: &mut Map) -> Map {
+        old.len = 0;
+        self
+    }
+
+    /// What /proc/self/smaps says about the VMA at the start of the mapping.
+    pub fn smaps(&self) -> String {
+        let smaps = fs::read_to_string("/proc/self/smaps").expect("smaps");
+        let head = format!("{:x}-", self.start as usize);
+        let start = smaps
+            .find(&head)
+            .unwrap_or_else(|| panic!("no VMA at {head} in\n{smaps}"));
+        let vma = &smaps[start..];
+        let end = vma.find("VmFlags:").expect("VmFlags");
+        let end = end + vma[end..].find('\n').expect("a whole line");
+        vma[..end].to_owned()
+    }
+
+    /// A field of `smaps` in KiB.
+    pub fn smaps_kib(&self, field: &str) -> usize {
+        let smaps = self.smaps();
+        let value = smaps
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let value = value.and_then(|value| value.trim().strip_suffix(" kB"));
+        value
+            .unwrap_or_else(|| panic!("no {field} in\n{smaps}"))
+            .trim()
+            .parse()
+            .expect("a number")
+    }
+
+    /// The page frame behind each page of the mapping, where one is in the page table.
+    pub fn frames(&self) -> Vec<Option<u64>> {
+        const PRESENT: u64 = 1 << 63;
+        const FRAME: u64 = (1 << 55) - 1;
+        let pagemap = File::open("/proc/self/pagemap").expect("pagemap");
+        (0..self.len.div_ceil(page()))
+            .map(|i| {
+                let mut entry = [0; 8];
+                let index = self.start as u64 / page() as u64 + i as u64;
+                pagemap
+                    .read_exact_at(&mut entry, index * 8)
+                    .expect("pagemap");
+                let entry = u64::from_ne_bytes(entry);
+                (entry & PRESENT != 0).then_some(entry & FRAME)
+            })
+            .collect()
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: the range belongs to `self`. A failure would leave it mapped.
+            let _ = unsafe { mm::munmap(self.start.cast(), self.len) };
+        }
+    }
+}
+
+// SAFETY: a range of shared memory belongs to no thread; all accesses are volatile or atomic.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}

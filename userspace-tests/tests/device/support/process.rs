@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Processes: forked ones, unrelated ones, C programs; and the links that order what they do.
+
+use std::{
+    fs::File,
+    io::Write,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::{Command, Output, Stdio},
+    ptr,
+};
+
+use rustix::{
+    fs::{MemfdFlags, OFlags, memfd_create},
+    io,
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid},
+};
+
+use super::memory::{Advice, Map};
+
+/// One end of a line between two processes. Waiting ends with a panic when the other is gone.
+#[derive(Debug)]
+pub struct Link(OwnedFd);
+
+impl Link {
+    fn pair() -> (Self, Self) {
+        let (a, b) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .expect("socketpair");
+        (Self(a), Self(b))
+    }
+
+    /// The end that a role is given as its standard input.
+    pub fn of_role() -> Self {
+        Self(std::io::stdin().as_fd().try_clone_to_owned().expect("dup"))
+    }
+
+    pub fn send(&self, value: u64) {
+        assert_eq!(
+            io::write(&self.0, &value.to_ne_bytes()),
+            Ok(8),
+            "send to the other process"
+        );
+    }
+
+    #[track_caller]
+    pub fn receive(&self) -> u64 {
+        let mut value = [0; 8];
+        match io::read(&self.0, &mut value) {
+            Ok(8) => u64::from_ne_bytes(value),
+            result => panic!("the other process ended early: {result:?}"),
+        }
+    }
+
+    /// Lets the other process pass its `wait`.
+    pub fn signal(&self) {
+        self.send(0);
+    }
+
+    /// Waits for the other process's `signal`.
+    #[track_caller]
+    pub fn wait(&self) {
+        self.receive();
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A process of the test's, killed and waited for when dropped.
+pub struct Child {
+    pub pid: Pid,
+    pub link: Link,
+    ended: bool,
+}
+
+/// Forks; the child runs `body` and ends with it.
+pub fn fork(body: impl FnOnce(&Link)) -> Child {
+    let (ours, theirs) = Link::pair();
+    // SAFETY: a test's process has one thread when it forks, so the child may do everything.
+    match unsafe { libc::fork() } {
+        -1 => panic!("fork: {}", std::io::Error::last_os_error()),
+        0 => {
+            drop(ours);
+            let result = catch_unwind(AssertUnwindSafe(|| body(&theirs)));
+            // SAFETY: ends the process without running what the parent has registered.
+            unsafe { libc::_exit(if result.is_ok() { 0 } else { 101 }) }
+        }
+        pid => Child {
+            pid: Pid::from_raw(pid).expect("fork returns a pid"),
+            link: ours,
+            ended: false,
+        },
+    }
+}
+
+/// A program that a test starts as an unrelated process: the same binary, executed anew.
+pub struct Role {
+    pub name: &'static str,
+    pub body: fn(&Link, &[String]),
+}
+
+/// Starts a role: a process that inherits neither memory nor descriptors.
+pub fn start(role: &Role, args: &[&str]) -> Child {
+    let (ours, theirs) = Link::pair();
+    let child = Command::new("/proc/self/exe")
+        .args(["--role", role.name])
+        .args(args)
+        .stdin(theirs.0)
+        .spawn()
+        .expect("start a role");
+    Child {
+        pid: Pid::from_child(&child),
+        link: ours,
+        ended: false,
+    }
+}
+
+impl Child {
+    /// Waits for the end, however it comes.
+    pub fn wait(mut self) -> WaitStatus {
+        self.reap()
+    }
+
+    /// Waits for a good end.
+    #[track_caller]
+    pub fn join(self) {
+        let status = self.wait();
+        assert_eq!(
+            status.exit_status(),
+            Some(0),
+            "the other process ended with {status:?}"
+        );
+    }
+
+    /// Waits for an end by `signal`.
+    #[track_caller]
+    pub fn dies_of(self, signal: Signal) {
+        let status = self.wait();
+        assert_eq!(
+            status.terminating_signal(),
+            Some(signal.as_raw()),
+            "the other process must die of {signal:?}, ended with {status:?}"
+        );
+    }
+
+    /// kill -9, and waits for the end.
+    pub fn kill(self) {
+        kill_process(self.pid, Signal::KILL).expect("kill");
+        self.dies_of(Signal::KILL);
+    }
+
+    fn reap(&mut self) -> WaitStatus {
+        self.ended = true;
+        let (_, status) = waitpid(Some(self.pid), WaitOptions::empty())
+            .expect("waitpid")
+            .expect("an end");
+        status
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = kill_process(self.pid, Signal::KILL);
+            self.reap();
+        }
+    }
+}
+
+/// A process that has a fresh mapping of the device, at the address that it sends.
+pub fn mapper(map: impl FnOnce(OwnedFd) -> Map) -> (Child, usize) {
+    let child = fork(|link| {
+        let map = map(super::open(OFlags::RDWR));
+        map.advise(Advice::LinuxDontNeed).expect("madvise");
+        link.send(map.at(0) as u64);
+        link.wait();
+    });
+    let address = child.link.receive() as usize;
+    (child, address)
+}
+
+/// Stops `child` under ptrace, calls `body`, and lets it go on.
+pub fn traced(child: &Child, body: impl FnOnce(i32)) {
+    let pid = child.pid.as_raw_nonzero().get();
+    let none = ptr::null_mut::<libc::c_void>();
+    // SAFETY: requests about another process, with no memory of ours involved.
+    unsafe {
+        assert_eq!(libc::ptrace(libc::PTRACE_SEIZE, pid, none, none), 0);
+        assert_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, pid, none, none), 0);
+        let mut status = 0;
+        assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
+        assert!(libc::WIFSTOPPED(status));
+        body(pid);
+        assert_eq!(libc::ptrace(libc::PTRACE_DETACH, pid, none, none), 0);
+    }
+}
+
+/// A child that runs `body` must be killed by `signal` for it.
+#[track_caller]
+pub fn assert_dies_of(signal: Signal, body: impl FnOnce()) {
+    fork(|_| body()).dies_of(signal);
+}
+
+/// A C program that is part of this binary.
+pub struct Program(File);
+
+impl Program {
+    pub fn new(image: &[u8]) -> Self {
+        let mut file =
+            File::from(memfd_create("program", MemfdFlags::empty()).expect("memfd_create"));
+        file.write_all(image).expect("write the program");
+        // Opened anew for reading: a file that is open for writing cannot be executed.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Self(File::open(path).expect("open the program"))
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        command.args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it to its good end.
+    #[track_caller]
+    pub fn run(&self, args: &[&str]) -> Output {
+        let output = self.command(args).output().expect("run the program");
+        assert!(
+            output.status.success(),
+            "{args:?}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output
+    }
+}
+
+/// Gives up root for good.
+pub fn become_nobody() {
+    const NOBODY: u32 = 65534;
+    // SAFETY: no memory is involved.
+    let results = unsafe {
+        [
+            libc::setgroups(0, std::ptr::null()),
+            libc::setresgid(NOBODY, NOBODY, NOBODY),
+            libc::setresuid(NOBODY, NOBODY, NOBODY),
+        ]
+    };
+    assert_eq!(results, [0; 3], "setgroups, setresgid, setresuid");
+}
