@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The targets of this project; what they do is in scripts/. The module's own
+# build description is in Kbuild.
+
+# The VM's kernel: 7.3, 7.2, ...; empty is the newest that is supported.
+KERNEL =
+# Tests to run, by name.
+TESTS =
+# A kernel build tree to build the module for with the host's tools.
+KDIR =
+
+kernel = $(if $(KERNEL),--kernel '$(KERNEL)')
+
+# Kbuild asks for the file of this name only when there is no Kbuild, so
+# everything below is for people.
+.PHONY: module demo qemu-test vm-run-test shell check help clean distclean
+
+module: ## build rust_mmapdev.ko, for the VM's kernel or for KDIR=
+ifneq ($(KDIR),)
+	@ko=$$(scripts/module --kdir '$(KDIR)') && cp "$$ko" .
+else
+	@scripts/host-tools && ko=$$(scripts/module $(kernel)) && cp "$$ko" .
+endif
+	@echo rust_mmapdev.ko
+
+demo: ## a guided tour of the device in the VM
+	@program=$$(scripts/crate-binary example demo) && \
+		scripts/vm-run $(kernel) --no-module -- "$$program"
+
+qemu-test: ## run the tests in the VM; TESTS=pattern runs some
+	@scripts/qemu-test $(kernel) -- $(TESTS)
+
+vm-run-test: ## run the tests of scripts/vm-run itself
+	@scripts/cargo test --test vm_run
+
+shell: ## a shell in the VM with the module loaded
+	@scripts/vm-run $(kernel) --tty -- qemu/shell
+
+check: ## formatting, lints and the rules of the source tree
+	@scripts/check
+
+help: ## list the targets
+	@echo 'make TARGET [KERNEL=7.2]   (without KERNEL: the newest supported)'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 16
+
+clean: ## remove what was built here
+	rm -rf build rust_mmapdev.ko userspace-tests/target
+
+distclean: clean ## remove the cache as well: build tools and kernels
+	@scripts/remove-cache
