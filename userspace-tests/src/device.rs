@@ -41,7 +41,7 @@ pub struct Device {
 impl Device {
     /// Path of the device node.
     pub const PATH: &str = match uapi::RUST_MMAPDEV_PATH.split_last() {
-        Some((0, path)) => match str::from_utf8(path) {
+        Some((0, path)) => match std::str::from_utf8(path) {
             Ok(path) => path,
             Err(_) => panic!("the path is not UTF-8"),
         },

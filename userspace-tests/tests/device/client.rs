@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use rust_mmapdev::{Access, Device, Error, Protection, Sharing, uapi};
-use rustix::io::{self, Errno};
+use rustix::io::Errno;
 
 use crate::{
     harness::tests,
@@ -17,24 +17,15 @@ use crate::{
 };
 
 tests![
-    info,
-    maps_all_of_the_buffer,
-    maps_a_window,
-    maps_an_unaligned_window,
     access_is_checked_not_fatal,
     copies_any_range,
     atomics_are_the_buffers,
     errors_name_the_call,
-    the_hello_example,
+    info,
+    maps_all_of_the_buffer,
+    maps_a_window,
+    maps_an_unaligned_window,
 ];
-
-mod hello {
-    include!("../../examples/hello.rs");
-
-    pub fn run() -> Result<(), Box<dyn Error>> {
-        main()
-    }
-}
 
 fn info() {
     let info = fresh(4).info().expect("INFO");
@@ -205,19 +196,4 @@ fn errors_name_the_call() {
     let error = Device::open(Access::Read).expect_err("no module, no device");
     assert!(matches!(error, Error::Open(Errno::NOENT)));
     assert!(error.to_string().contains(Device::PATH), "{error}");
-}
-
-/// What the README shows runs, and prints what it says.
-fn the_hello_example() {
-    fresh(1);
-    let (output, end) = rustix::pipe::pipe().expect("pipe");
-    let stdout = io::dup(rustix::stdio::stdout()).expect("dup");
-    rustix::stdio::dup2_stdout(&end).expect("dup2");
-    let result = hello::run();
-    rustix::stdio::dup2_stdout(&stdout).expect("dup2");
-    result.expect("the example");
-    let mut found = [0; 200];
-    let n = io::read(&output, &mut found).expect("read");
-    let expected = format!("before: {}\nafter: hello from Rust\n", module::TEXT);
-    assert_same(&found[..n], expected.as_bytes(), "what the example prints");
 }

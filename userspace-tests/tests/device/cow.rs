@@ -24,12 +24,12 @@ tests![
     stores_reach_nobody_else,
     an_unwritten_page_is_the_kernels,
     a_written_page_is_ones_own,
-    page_by_page,
     two_processes_have_a_copy_each,
     a_forked_copy_is_a_copy_of_the_copy,
     a_system_call_that_stores_copies_too,
     forced_writes_copy_too,
     forced_writes_do_not_pass_a_shared_read_only_mapping,
+    page_by_page,
 ];
 
 fn stores_reach_nobody_else() {

@@ -23,23 +23,23 @@ use crate::{
 };
 
 tests![
+    first_access_is_a_store,
+    the_kernel_itself_faults_the_page_in,
+    after_dontfork,
+    remove_and_free_are_refused,
+    dontdump,
+    faults_race_with_each_other,
     after_dontneed_shared,
     after_dontneed_private,
     after_dontneed_of_one_page,
-    first_access_is_a_store,
-    the_kernel_itself_faults_the_page_in,
     after_fork,
     after_fork_without_pages,
-    after_dontfork,
     populate_read,
     populate_write,
     willneed_and_hints,
     pageout_and_cold_keep_the_bytes,
-    remove_and_free_are_refused,
-    dontdump,
     mlock_and_munlock,
     after_memory_pressure,
-    faults_race_with_each_other,
 ];
 
 fn is_absent(map: &Map) -> bool {
@@ -134,7 +134,7 @@ fn the_kernel_itself_faults_the_page_in() {
 }
 
 fn after_fork() {
-    let device = fresh(2);
+    let device = fresh(4);
     let bytes = pattern(6, 2 * page());
     pwrite(0, &bytes);
     let (map, copy) = (shared(&device, 2), private(&device, 2));
@@ -166,7 +166,7 @@ fn after_fork() {
 
 /// fork does not copy what can be faulted in again.
 fn after_fork_without_pages() {
-    let device = fresh(2);
+    let device = fresh(4);
     let bytes = pattern(7, 2 * page());
     pwrite(0, &bytes);
     let (map, copy) = (shared(&device, 2), private(&device, 2));
@@ -219,7 +219,7 @@ fn populate_write() {
 }
 
 fn willneed_and_hints() {
-    let device = fresh(2);
+    let device = fresh(4);
     for map in [shared(&device, 2), private(&device, 2)] {
         for advice in [
             Advice::WillNeed,
@@ -311,12 +311,12 @@ fn after_memory_pressure() {
 
 /// Several threads find the page missing at once: the one who comes late has lost nothing.
 fn faults_race_with_each_other() {
-    const ROUNDS: usize = 300;
+    const ROUNDS: usize = 200;
     let device = fresh(1);
     let map = shared(&device, 1);
     let copy = private(&device, 1);
     thread::scope(|scope| {
-        for _ in 0..4 {
+        for _ in 0..2 {
             scope.spawn(|| {
                 for _ in 0..ROUNDS {
                     map.advise(Advice::LinuxDontNeed).expect("madvise");

@@ -19,15 +19,15 @@ use crate::{
 
 tests![
     size_and_pages,
-    in_every_access_mode,
     of_another_process,
     counts_mappings_of_all_descriptors,
+    counts_replaced_mappings_down,
+    dontfork_is_not_counted_in_the_child,
+    in_every_access_mode,
     counts_parts_that_munmap_leaves,
     counts_parts_that_mprotect_makes,
     counts_moves_once,
-    counts_replaced_mappings_down,
     counts_through_fork_and_exit,
-    dontfork_is_not_counted_in_the_child,
 ];
 
 fn size_and_pages() {
@@ -40,10 +40,10 @@ fn size_and_pages() {
 }
 
 fn in_every_access_mode() {
-    let map = shared(fresh(2), 2);
+    let map = shared(fresh(4), 2);
     for flags in [OFlags::RDONLY, OFlags::WRONLY, OFlags::RDWR] {
         let fd = open(flags);
-        assert_eq!(fdinfo(&fd, "page_count"), 2, "{flags:?}");
+        assert_eq!(fdinfo(&fd, "page_count"), 4, "{flags:?}");
         assert_eq!(fdinfo(&fd, "live_mappings"), 1, "{flags:?}");
     }
     drop(map);
@@ -124,7 +124,7 @@ fn counts_replaced_mappings_down() {
 }
 
 fn counts_through_fork_and_exit() {
-    let device = fresh(2);
+    let device = fresh(4);
     let (_map, _copy) = (shared(&device, 2), private(&device, 2));
     let children: Vec<_> = (1..=3)
         .map(|n| {

@@ -26,14 +26,14 @@ tests![
     wakes_an_unrelated_process,
     wakes_as_many_as_asked,
     another_address_is_the_same_futex,
-    another_offset_is_another_futex,
     wakes_after_dontneed,
     waits_through_a_read_only_mapping,
     value_that_differs_is_eagain,
     time_that_runs_out_is_etimedout,
+    a_private_mapping_has_futexes_of_its_own,
+    another_offset_is_another_futex,
     requeues_to_another_page,
     waits_on_several_at_once,
-    a_private_mapping_has_futexes_of_its_own,
 ];
 
 const NO_FLAGS: Flags = Flags::empty();
@@ -111,7 +111,7 @@ fn another_address_is_the_same_futex() {
 }
 
 fn another_offset_is_another_futex() {
-    let map = shared(fresh(2), 2);
+    let map = shared(fresh(4), 2);
     let child = start_waiter(128);
     for other in [124, 132, 128 + page()] {
         assert_eq!(
@@ -164,7 +164,7 @@ fn time_that_runs_out_is_etimedout() {
 }
 
 fn requeues_to_another_page() {
-    let map = shared(fresh(2), 2);
+    let map = shared(fresh(4), 2);
     let child = start_waiter(128);
     let target = map.u32(page() + 128);
     while futex::requeue(map.u32(128), NO_FLAGS, 0, 1, target) != Ok(1) {
@@ -180,7 +180,7 @@ fn requeues_to_another_page() {
 }
 
 fn waits_on_several_at_once() {
-    let map = shared(fresh(2), 2);
+    let map = shared(fresh(4), 2);
     let (one, two) = (map.u32(128), map.u32(page() + 128));
     let woken = thread::scope(|scope| {
         let waiter = scope.spawn(|| -> io::Result<usize> {

@@ -16,7 +16,6 @@ use crate::{
         module::{self, fresh, initial},
         open, pattern, pread,
         process::{Program, assert_dies_of, fork},
-        pwrite,
     },
 };
 
@@ -24,7 +23,6 @@ tests![
     section_3_1_the_program,
     section_3_1_the_program_sees_what_others_wrote,
     section_3_1_the_program_without_the_module,
-    section_3_2_offset_is_a_multiple_of_the_page_size,
     section_4_1_shared_stores_are_the_kernels_at_once,
     section_4_1_msync_is_allowed_any_time,
     section_4_1_private_stores_are_ones_own,
@@ -32,11 +30,10 @@ tests![
     section_4_2_a_half_written_text_can_be_seen,
     section_4_3_the_first_store_copies,
     section_6_2_access_after_munmap_is_sigsegv,
-    the_c_example,
+    section_3_2_offset_is_a_multiple_of_the_page_size,
 ];
 
 const GUIDE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guide"));
-const HELLO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
 
 fn section_3_1_the_program() {
     module::reload("");
@@ -72,7 +69,7 @@ fn section_3_1_the_program_without_the_module() {
 }
 
 fn section_3_2_offset_is_a_multiple_of_the_page_size() {
-    let device = fresh(2);
+    let device = fresh(4);
     mmap(&device, page() as u64, page(), READ, SHARED).expect("a multiple");
     let odd = mmap(&device, page() as u64 / 2, page(), READ, SHARED);
     assert_eq!(errno(odd), Errno::INVAL);
@@ -168,23 +165,4 @@ fn section_6_2_access_after_munmap_is_sigsegv() {
     let map = mmap(fresh(1), 0, page(), RW, SHARED).expect("mmap");
     map.unmap_part(0, page()).expect("munmap");
     assert_dies_of(Signal::SEGV, || drop(map.read(0, 1)));
-}
-
-/// What the README shows runs, and prints what it says.
-fn the_c_example() {
-    fresh(1);
-    let output = Program::new(HELLO).run(&[]);
-    let expected = format!("before: {}\nafter: hello from C\n", module::TEXT);
-    assert_same(
-        &output.stdout,
-        expected.as_bytes(),
-        "what the example prints",
-    );
-    pwrite(0, b"and again\0");
-    let output = Program::new(HELLO).run(&[]);
-    assert_same(
-        &output.stdout,
-        b"before: and again\nafter: hello from C\n",
-        "the second time",
-    );
 }

@@ -32,21 +32,21 @@ use crate::{
 };
 
 tests![
-    splice_from_the_device,
-    splice_to_the_device,
     splice_ends_at_the_end,
     splice_uses_the_position,
-    sendfile_from_the_device,
-    sendfile_to_the_device,
-    vmsplice_from_a_mapping,
     vmsplice_to_a_mapping,
     process_vm_readv_of_another_process,
     process_vm_writev_to_another_process,
-    direct_io_from_a_mapping,
-    direct_io_to_a_mapping,
     proc_mem_of_another_process,
     ptrace_peeks_and_pokes,
     ptrace_pokes_a_copy_of_a_private_page,
+    splice_from_the_device,
+    splice_to_the_device,
+    sendfile_from_the_device,
+    sendfile_to_the_device,
+    vmsplice_from_a_mapping,
+    direct_io_from_a_mapping,
+    direct_io_to_a_mapping,
     socket_from_and_to_a_mapping,
 ];
 
@@ -192,7 +192,7 @@ fn raw(map: &Map, offset: usize, len: usize) -> IoSliceRaw<'static> {
 }
 
 fn vmsplice_from_a_mapping() {
-    let device = fresh(2);
+    let device = fresh(4);
     let bytes = pattern(5, 2 * page());
     pwrite(0, &bytes);
     for map in [shared(&device, 2), private(&device, 2)] {
@@ -261,8 +261,8 @@ fn process_vm_readv_of_another_process() {
 fn process_vm_writev_to_another_process() {
     fresh(1);
     let bytes = pattern(7, page());
-    let maps: [(fn(OwnedFd) -> Map, _); 2] =
-        [(|fd| private(fd, 1), false), (|fd| shared(fd, 1), true)];
+    type MakeMap = fn(OwnedFd) -> Map;
+    let maps: [(MakeMap, bool); 2] = [(|fd| private(fd, 1), false), (|fd| shared(fd, 1), true)];
     for (map, shown) in maps {
         let (child, address) = mapper(map);
         let mut source = bytes.clone();
@@ -287,7 +287,7 @@ fn direct_file() -> OwnedFd {
 }
 
 fn direct_io_from_a_mapping() {
-    let device = fresh(2);
+    let device = fresh(4);
     let bytes = pattern(8, 2 * page());
     pwrite(0, &bytes);
     for map in [shared(&device, 2), private(&device, 2)] {
@@ -306,7 +306,7 @@ fn direct_io_from_a_mapping() {
 }
 
 fn direct_io_to_a_mapping() {
-    let device = fresh(2);
+    let device = fresh(4);
     let bytes = pattern(9, 2 * page());
     let file = direct_file();
     let copy = File::create("/tmp/direct").expect("create");
@@ -384,7 +384,7 @@ fn ptrace_pokes_a_copy_of_a_private_page() {
 }
 
 fn socket_from_and_to_a_mapping() {
-    let device = fresh(2);
+    let device = fresh(4);
     let bytes = pattern(11, page());
     pwrite(0, &bytes);
     let map = shared(&device, 2);

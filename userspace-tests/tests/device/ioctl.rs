@@ -26,12 +26,12 @@ tests![
     info_needs_no_access_mode,
     info_to_a_bad_pointer_is_efault,
     info_into_a_mapping_of_the_device,
-    clear_zeroes_all,
-    clear_leaves_private_copies,
     clear_without_write_access_is_ebadf,
     anything_else_is_enotty,
     path_descriptors_are_ebadf,
     from_32_bit_programs,
+    clear_zeroes_all,
+    clear_leaves_private_copies,
 ];
 
 fn ioctl(fd: &impl AsRawFd, command: u32, argument: *mut u8) -> io::Result<usize> {
@@ -111,7 +111,7 @@ fn clear_zeroes_all() {
 }
 
 fn clear_leaves_private_copies() {
-    let device = fresh(2);
+    let device = fresh(4);
     let map = private(&device, 2);
     map.write(0, b"mine");
     assert_eq!(

@@ -26,6 +26,7 @@ mod open;
 mod posix;
 mod processes;
 mod protect;
+mod readme;
 mod rw;
 mod seek;
 mod sync;
@@ -54,6 +55,7 @@ const TESTS: &[&[Test]] = &[
     posix::TESTS,
     processes::TESTS,
     protect::TESTS,
+    readme::TESTS,
     rw::TESTS,
     seek::TESTS,
     sync::TESTS,

@@ -82,7 +82,7 @@ fn mutex() {
 }
 
 fn mutex_with_priority_inheritance() {
-    contend("pi", 4, 1000);
+    contend("pi", 4, 150);
 }
 
 fn robust_mutex() {

@@ -36,9 +36,9 @@ tests![
     a_private_mapping_hides_from_unrelated_processes,
     message_ring_between_processes,
     atomics_count_right_between_processes,
-    fifty_processes_map_at_once,
     a_passed_descriptor_maps,
     a_passed_descriptor_keeps_its_access_mode,
+    fifty_processes_map_at_once,
 ];
 
 /// Maps the device shared or private, and does as it is told.

@@ -29,7 +29,6 @@ tests![
     read_at_and_past_the_end_is_zero,
     pread_leaves_the_position,
     pread_at_negative_offset_is_einval,
-    read_crosses_pages,
     readv_scatters,
     preadv2_at_minus_one_uses_the_position,
     read_through_a_write_only_descriptor_is_ebadf,
@@ -40,7 +39,6 @@ tests![
     write_is_short_at_the_end,
     write_at_and_past_the_end_is_enospc,
     write_of_nothing_is_zero_everywhere,
-    write_crosses_pages,
     writev_gathers,
     write_through_a_read_only_descriptor_is_ebadf,
     write_from_a_bad_pointer_is_efault,
@@ -53,12 +51,14 @@ tests![
     a_duplicate_shares_the_position,
     writes_show_in_mappings_at_once,
     stores_show_in_reads_at_once,
-    read_into_a_mapping_of_the_device,
-    write_from_a_mapping_of_the_device,
     reads_race_with_stores,
     writes_race_with_loads,
     writes_do_not_mix,
     writers_share_one_position_without_loss,
+    read_crosses_pages,
+    write_crosses_pages,
+    read_into_a_mapping_of_the_device,
+    write_from_a_mapping_of_the_device,
 ];
 
 fn read_moves_on_to_the_end() {
@@ -433,7 +433,7 @@ fn stores_show_in_reads_at_once() {
 
 /// The copy faults on the very pages that it copies from.
 fn read_into_a_mapping_of_the_device() {
-    let device = fresh(2);
+    let device = fresh(4);
     let bytes = pattern(11, 2 * page());
     for what in ["onto itself", "onto the other page"] {
         pwrite(0, &bytes);
@@ -465,7 +465,7 @@ fn read_into_a_mapping_of_the_device() {
 }
 
 fn write_from_a_mapping_of_the_device() {
-    let device = fresh(2);
+    let device = fresh(4);
     let bytes = pattern(12, 2 * page());
     pwrite(0, &bytes);
     let map = shared(&device, 2);

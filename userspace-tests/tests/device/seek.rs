@@ -15,12 +15,12 @@ use crate::{
 };
 
 tests![
-    from_the_start,
-    from_the_position,
-    from_the_end,
     data_hole_and_others_are_einval,
     a_failed_seek_does_not_move,
     reads_and_writes_follow,
+    from_the_start,
+    from_the_position,
+    from_the_end,
 ];
 
 fn lseek(device: &Device, offset: i64, whence: i32) -> io::Result<usize> {
@@ -29,8 +29,8 @@ fn lseek(device: &Device, offset: i64, whence: i32) -> io::Result<usize> {
 }
 
 fn from_the_start() {
-    let device = fresh(2);
-    let size = 2 * page();
+    let device = fresh(4);
+    let size = 4 * page();
     for offset in [0, 1, page(), size - 1, size] {
         assert_eq!(lseek(&device, offset as i64, libc::SEEK_SET), Ok(offset));
     }
@@ -44,8 +44,8 @@ fn from_the_start() {
 }
 
 fn from_the_position() {
-    let device = fresh(2);
-    let size = 2 * page() as i64;
+    let device = fresh(4);
+    let size = 4 * page() as i64;
     for (offset, position) in [
         (0, 0),
         (5, 5),
@@ -70,8 +70,8 @@ fn from_the_position() {
 }
 
 fn from_the_end() {
-    let device = fresh(2);
-    let size = 2 * page() as i64;
+    let device = fresh(4);
+    let size = 4 * page() as i64;
     for offset in [0, -1, -size] {
         let position = (size + offset) as usize;
         assert_eq!(

@@ -19,10 +19,10 @@ use crate::{
 
 tests![
     msync_with_every_flag,
-    msync_of_a_part,
     msync_changes_nothing,
     msync_errors_are_a_files,
     fsync_and_fdatasync,
+    msync_of_a_part,
 ];
 
 fn sync(map: &Map, offset: usize, len: usize, flags: MsyncFlags) -> io::Result<()> {

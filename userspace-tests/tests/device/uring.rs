@@ -18,13 +18,13 @@ use crate::{
 };
 
 tests![
-    reads_and_writes,
     short_and_full,
     uses_the_position,
     syncs,
+    fixed_buffers_in_a_private_mapping,
+    reads_and_writes,
     reads_into_a_mapping_of_the_device,
     fixed_buffers_in_a_shared_mapping,
-    fixed_buffers_in_a_private_mapping,
 ];
 
 fn ring() -> IoUring {
@@ -123,7 +123,7 @@ fn syncs() {
 }
 
 fn reads_into_a_mapping_of_the_device() {
-    let device = fresh(2);
+    let device = fresh(4);
     let bytes = pattern(2, page());
     pwrite(0, &bytes);
     let map = shared(&device, 2);
@@ -144,7 +144,7 @@ fn register(ring: &IoUring, map: &Map) {
 }
 
 fn fixed_buffers_in_a_shared_mapping() {
-    let device = fresh(2);
+    let device = fresh(4);
     let map = shared(&device, 2);
     map.advise(Advice::LinuxDontNeed).expect("madvise");
     let mut ring = ring();

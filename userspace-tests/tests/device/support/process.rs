@@ -111,6 +111,8 @@ pub struct Role {
 /// Starts a role: a process that inherits neither memory nor descriptors.
 pub fn start(role: &Role, args: &[&str]) -> Child {
     let (ours, theirs) = Link::pair();
+    // `Child` waits, by the pid.
+    #[allow(clippy::zombie_processes)]
     let child = Command::new("/proc/self/exe")
         .args(["--role", role.name])
         .args(args)
