@@ -5,8 +5,8 @@
  * or with none. tests/device/s4_2_processes.rs has the same program in Rust.
  *
  *   parties REMEDY init N   prepares the remedy for N processes
- *   parties REMEDY          obeys the orders that come on stdin, in which each
- *                           is eight bytes, and answers each with eight bytes
+ *   parties REMEDY          obeys orders of eight bytes each, and answers each
+ *                           with eight bytes; stdin is a socket for both
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -430,7 +430,7 @@ int main(int argc, char **argv)
 
 		parties = order[4];
 		answer = obey(order);
-		if (write(1, &answer, sizeof(answer)) != sizeof(answer))
+		if (write(0, &answer, sizeof(answer)) != sizeof(answer))
 			fail("write", errno);
 	}
 	return 0;

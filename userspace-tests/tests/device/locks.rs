@@ -36,7 +36,7 @@ tests![
 ];
 
 /// fcntl(2) with a lock of `len` bytes from `start` on.
-fn record_lock(
+pub fn record_lock(
     fd: &impl AsRawFd,
     command: i32,
     kind: i32,

@@ -28,6 +28,7 @@ mod processes;
 mod protect;
 mod readme;
 mod rw;
+mod s4_2_processes;
 mod seek;
 mod sync;
 mod uring;
@@ -57,13 +58,19 @@ const TESTS: &[&[Test]] = &[
     protect::TESTS,
     readme::TESTS,
     rw::TESTS,
+    s4_2_processes::TESTS,
     seek::TESTS,
     sync::TESTS,
     uring::TESTS,
 ];
 
 /// Every program that a test starts as an unrelated process.
-const ROLES: &[&Role] = &[&futex::WAITER, &lifecycle::BYSTANDER, &processes::PEER];
+const ROLES: &[&Role] = &[
+    &futex::WAITER,
+    &lifecycle::BYSTANDER,
+    &processes::PEER,
+    &s4_2_processes::PARTY,
+];
 
 fn main() -> ExitCode {
     harness::main(TESTS.iter().copied().flatten().collect(), ROLES)

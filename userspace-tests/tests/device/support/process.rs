@@ -110,15 +110,20 @@ pub struct Role {
 
 /// Starts a role: a process that inherits neither memory nor descriptors.
 pub fn start(role: &Role, args: &[&str]) -> Child {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["--role", role.name]).args(args);
+    start_linked(command)
+}
+
+/// Starts a program with a link as its standard input.
+pub fn start_linked(mut command: Command) -> Child {
     let (ours, theirs) = Link::pair();
     // `Child` waits, by the pid.
     #[allow(clippy::zombie_processes)]
-    let child = Command::new("/proc/self/exe")
-        .args(["--role", role.name])
-        .args(args)
+    let child = command
         .stdin(theirs.0)
         .spawn()
-        .expect("start a role");
+        .unwrap_or_else(|err| panic!("start {command:?}: {err}"));
     Child {
         pid: Pid::from_child(&child),
         link: ours,
