@@ -108,10 +108,16 @@ impl Buffer {
         transfer(bytes, |chunk| self.pages.copy_from_iter(chunk, from))
     }
 
-    /// Zeroes all of it.
+    /// Zeroes all of it, from the start on. EINTR: the caller is being killed.
     pub(crate) fn clear(&self) -> Result {
         let _writers = self.writers.lock();
-        (0..self.page_count()).try_for_each(|index| self.pages.clear(index))
+        for index in 0..self.page_count() {
+            if fatal_signal_pending() {
+                return Err(EINTR);
+            }
+            self.pages.clear(index)?;
+        }
+        Ok(())
     }
 }
 
