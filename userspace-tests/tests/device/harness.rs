@@ -32,6 +32,13 @@ use crate::support::{
 /// emulated CPU.
 const TIME_LIMIT: Duration = Duration::from_secs(20);
 
+/// The same with `--long`.
+const LONG_TIME_LIMIT: Duration = Duration::from_secs(1800);
+
+/// How a test's process gets to know of `--long` and `--seed N`.
+const LONG: &str = "DEVICE_LONG";
+const SEED: &str = "DEVICE_SEED";
+
 /// Exit status of a test that says that it cannot be run here.
 const SKIPPED: i32 = 77;
 
@@ -68,6 +75,16 @@ pub fn skip(reason: &str) -> ! {
     std::process::exit(SKIPPED)
 }
 
+/// Whether the tests that may go on for any time are to do so.
+pub fn long() -> bool {
+    std::env::var_os(LONG).is_some()
+}
+
+/// What random choices begin with: the same one in every run, unless asked otherwise.
+pub fn seed() -> u64 {
+    std::env::var(SEED).map_or(1, |seed| seed.parse().expect("a number"))
+}
+
 /// What `main` does: one test or one role, when this is the process of such a one, and otherwise
 /// all that the arguments ask for.
 pub fn main(tests: Vec<&'static Test>, roles: &[&Role]) -> ExitCode {
@@ -83,12 +100,32 @@ pub fn main(tests: Vec<&'static Test>, roles: &[&Role]) -> ExitCode {
             (role.expect("a test names a role").body)(&Link::of_role(), &args[2..]);
             ExitCode::SUCCESS
         }
-        _ => run_all(tests),
+        _ => run_all(tests, args),
     }
 }
 
-fn run_all(tests: Vec<&'static Test>) -> ExitCode {
-    let mut arguments = Arguments::from_args();
+/// Takes the options that libtest-mimic does not know out of the arguments, as the environment of
+/// the tests' processes.
+fn take_options(args: &mut Vec<String>) -> Vec<(&'static str, String)> {
+    let mut environment = vec![];
+    if let Some(i) = args.iter().position(|arg| arg == "--long") {
+        args.remove(i);
+        environment.push((LONG, String::new()));
+    }
+    if let Some(i) = args.iter().position(|arg| arg == "--seed") {
+        let seed = args.drain(i..args.len().min(i + 2)).nth(1);
+        let Some(seed) = seed.filter(|seed| seed.parse::<u64>().is_ok()) else {
+            eprintln!("error: --seed takes a number");
+            std::process::exit(2)
+        };
+        environment.push((SEED, seed));
+    }
+    environment
+}
+
+fn run_all(tests: Vec<&'static Test>, mut args: Vec<String>) -> ExitCode {
+    let environment: &'static [_] = take_options(&mut args).leak();
+    let mut arguments = Arguments::from_iter(std::iter::once("device".into()).chain(args));
     // All tests share the one device.
     arguments.test_threads = Some(1);
     if !arguments.list && !module::is_at_hand() {
@@ -102,7 +139,7 @@ fn run_all(tests: Vec<&'static Test>) -> ExitCode {
     set_child_subreaper(Pid::from_raw(1)).expect("PR_SET_CHILD_SUBREAPER");
     let trials = tests
         .into_iter()
-        .map(|test| Trial::ignorable_test(test.name(), move || run(test.name())))
+        .map(|test| Trial::ignorable_test(test.name(), move || run(test.name(), environment)))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if arguments.list {
@@ -127,17 +164,22 @@ fn run_all(tests: Vec<&'static Test>) -> ExitCode {
 }
 
 /// Runs a test in a process of its own, and sees to it that nothing of it is left.
-fn run(name: &str) -> Result<Completion, Failed> {
+fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed> {
     let mut output = File::from(memfd_create("output", MemfdFlags::CLOEXEC)?);
     let mut child = Command::new("/proc/self/exe")
         .args(["--test-process", name])
+        .envs(environment.iter().map(|(key, value)| (key, value)))
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output.try_clone()?)
         .process_group(0)
         .spawn()?;
     let group = Pid::from_child(&child);
-    let ended = ends_within(group, TIME_LIMIT)?;
+    let limit = match environment.iter().any(|(key, _)| *key == LONG) {
+        true => LONG_TIME_LIMIT,
+        false => TIME_LIMIT,
+    };
+    let ended = ends_within(group, limit)?;
     // Fails when nothing of the group is left, which is how it should be.
     let _ = kill_process_group(group, Signal::KILL);
     let status = child.wait()?;
@@ -148,7 +190,7 @@ fn run(name: &str) -> Result<Completion, Failed> {
     output.rewind()?;
     output.read_to_string(&mut text)?;
     let reason = if !ended {
-        format!("took more than {} s", TIME_LIMIT.as_secs())
+        format!("took more than {} s", limit.as_secs())
     } else if status.code() == Some(SKIPPED) {
         return Ok(Completion::ignored_with(text.trim()));
     } else if !status.success() {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The device's contract, call by call. Runs in the VM: `make qemu-test`.
 //!
-//! `device [PATTERN] [--list]` runs the tests whose names contain PATTERN and closes with the line
-//! `N passed, N failed`.
+//! `device [PATTERN] [--list] [--long] [--seed N]` runs the tests whose names contain PATTERN and
+//! closes with the line `N passed, N failed`. With `--long`, those that can do more of the same do
+//! so, for hours in all; the random ones begin with seed N.
 
 // A test that no table names is dead code.
 #![deny(dead_code)]
@@ -10,6 +11,7 @@
 mod harness;
 mod support;
 
+mod capacity;
 mod client;
 mod content;
 mod cow;
@@ -22,7 +24,9 @@ mod ioctl;
 mod lifecycle;
 mod locks;
 mod mmap;
+mod model;
 mod open;
+mod pages;
 mod posix;
 mod processes;
 mod protect;
@@ -40,6 +44,7 @@ use support::process::Role;
 
 /// Every file with tests.
 const TESTS: &[&[Test]] = &[
+    capacity::TESTS,
     client::TESTS,
     content::TESTS,
     cow::TESTS,
@@ -52,7 +57,9 @@ const TESTS: &[&[Test]] = &[
     lifecycle::TESTS,
     locks::TESTS,
     mmap::TESTS,
+    model::TESTS,
     open::TESTS,
+    pages::TESTS,
     posix::TESTS,
     processes::TESTS,
     protect::TESTS,

@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Real amounts of memory: what a load takes, a failed or killed one gives back, and how soon a
+//! large copy ends when its process is killed.
+
+use std::{
+    fs,
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering::SeqCst},
+};
+
+use rust_mmapdev::{Access, Device};
+use rustix::{
+    fs::OFlags,
+    io::{self, Errno},
+    process::{Signal, kill_process},
+};
+
+use crate::{
+    harness::{long, skip, tests},
+    support::{
+        memory::{self, Map, RW, SHARED, mmap, page},
+        module::{self, Log},
+        open,
+        process::{Child, fork},
+        system_call,
+    },
+};
+
+tests![
+    the_buffer_shows_in_meminfo,
+    loads_give_all_memory_back,
+    running_out_of_memory_at_the_end_is_enomem,
+    a_killed_load_ends_soon,
+    a_killed_read_ends_soon,
+    a_killed_write_ends_soon,
+    a_killed_clear_ends_soon,
+    a_caught_signal_does_not_cut_a_read,
+    a_caught_signal_does_not_cut_a_write,
+];
+
+const MIB: usize = 1 << 20;
+
+/// A field of /proc/meminfo in bytes.
+fn meminfo(field: &str) -> i64 {
+    let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let value = value.and_then(|value| value.trim().strip_suffix(" kB"));
+    let kib: i64 = value.expect("a field in kB").parse().expect("a number");
+    kib * 1024
+}
+
+/// Memory that is free or may be had, in bytes. MemAvailable leaves out what each CPU holds free
+/// for itself, which grows to many MiB when a large buffer is freed.
+fn available() -> i64 {
+    let zones = fs::read_to_string("/proc/zoneinfo").expect("zoneinfo");
+    let held = zones
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("count:"));
+    let held: i64 = held
+        .map(|n| n.trim().parse::<i64>().expect("a number"))
+        .sum();
+    meminfo("MemAvailable") + held * page() as i64
+}
+
+/// Skips the test in a VM with less than `bytes` to spare.
+fn need(bytes: usize) {
+    let available = available();
+    // What the tests themselves and the kernel's own tables take.
+    let wanted = (bytes + bytes / 16 + 64 * MIB) as i64;
+    if available < wanted {
+        skip(&format!(
+            "needs a VM with {} MiB to spare, has {}",
+            wanted >> 20,
+            available >> 20
+        ));
+    }
+}
+
+#[track_caller]
+fn load(bytes: usize) {
+    module::load(&format!("buffer_pages={}", bytes / page())).expect("insmod");
+}
+
+fn own_lines(log: &Log) -> Vec<String> {
+    let mut lines = log.lines();
+    lines.retain(|line| line.starts_with("rust_mmapdev: "));
+    lines
+}
+
+/// In `Shmem`, and as memory that cannot be reclaimed in `Unevictable`; not as anybody's mapping.
+fn the_buffer_shows_in_meminfo() {
+    const SIZE: usize = 64 * MIB;
+    const SLACK: i64 = 2 * MIB as i64;
+    module::unload_if_loaded();
+    need(SIZE);
+    let fields = ["Shmem", "Unevictable", "Mapped"];
+    let before = fields.map(meminfo);
+    let check = |expected: [i64; 3], when: &str| {
+        for (i, field) in fields.iter().enumerate() {
+            let grown = meminfo(field) - before[i];
+            assert!(
+                (grown - expected[i]).abs() < SLACK,
+                "{field} has grown by {grown} bytes {when}"
+            );
+        }
+    };
+    let size = SIZE as i64;
+    load(SIZE);
+    check([size, size, 0], "after insmod");
+    let map = mmap(open(OFlags::RDWR), 0, SIZE, RW, SHARED).expect("mmap");
+    check([size, size, size], "after mmap");
+    drop(map);
+    module::unload().expect("rmmod");
+    check([0; 3], "after rmmod");
+}
+
+/// Each round, and so in all: what one of them kept would show in the next.
+fn loads_give_all_memory_back() {
+    let (rounds, size) = if long() {
+        (10, 1024 * MIB)
+    } else {
+        (2, 256 * MIB)
+    };
+    const SLACK: i64 = 8 * MIB as i64;
+    module::unload_if_loaded();
+    need(size);
+    let before = available();
+    for round in 1..=rounds {
+        load(size);
+        let device = Device::open(Access::ReadWrite).expect("open");
+        assert_eq!(device.info().expect("INFO").size, size as u64);
+        let last = mmap(&device, (size - page()) as u64, page(), RW, SHARED);
+        last.expect("the last page").write(page() - 8, b"the end.");
+        let taken = before - available();
+        assert!(
+            taken > size as i64 - SLACK,
+            "{taken} bytes taken in round {round}"
+        );
+        drop(device);
+        module::unload().expect("rmmod");
+        let lost = before - available();
+        println!("round {round}: {taken} bytes taken, {lost} not back");
+        assert!(lost < SLACK, "{lost} bytes are gone after round {round}");
+    }
+}
+
+/// A memory cgroup of the test's own, removed when dropped.
+struct Cgroup(&'static str);
+
+impl Cgroup {
+    fn new() -> Self {
+        let (target, kind) = (c"/sys/fs/cgroup", c"cgroup2");
+        // SAFETY: the strings have an end. EBUSY: it is mounted already.
+        unsafe {
+            libc::mount(
+                kind.as_ptr(),
+                target.as_ptr(),
+                kind.as_ptr(),
+                0,
+                std::ptr::null(),
+            )
+        };
+        fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory")
+            .expect("the memory controller");
+        let path = "/sys/fs/cgroup/capacity";
+        fs::create_dir_all(path).expect("a cgroup");
+        Self(path)
+    }
+
+    fn set(&self, file: &str, value: &str) {
+        fs::write(format!("{}/{file}", self.0), value).expect(file);
+    }
+
+    fn get(&self, file: &str) -> String {
+        fs::read_to_string(format!("{}/{file}", self.0)).expect(file)
+    }
+
+    fn peak(&self) -> usize {
+        self.get("memory.peak").trim().parse().expect("a number")
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(self.0);
+    }
+}
+
+/// Memory for all of the buffer but its last pages: all or nothing.
+fn running_out_of_memory_at_the_end_is_enomem() {
+    const SIZE: usize = 32 * MIB;
+    let parameters = format!("buffer_pages={}", SIZE / page());
+    module::unload_if_loaded();
+    need(SIZE);
+    let load_with = |limit: &str| {
+        let cgroup = Cgroup::new();
+        cgroup.set("memory.max", limit);
+        let child = fork(|link| {
+            cgroup.set("cgroup.procs", "0");
+            let result = module::load(&parameters);
+            link.send(result.map_or_else(|err| err.raw_os_error() as u64, |()| 0));
+        });
+        let error = child.link.receive() as i32;
+        child.join();
+        let events = cgroup.get("memory.events");
+        assert!(events.contains("oom_kill 0"), "nobody is killed: {events}");
+        (error, cgroup.peak())
+    };
+    let (error, peak) = load_with("max");
+    assert_eq!(error, 0);
+    assert!(peak >= SIZE, "the cgroup is charged for the buffer: {peak}");
+    module::unload().expect("rmmod");
+
+    let before = meminfo("Shmem");
+    let log = Log::from_now();
+    // The kernel charges some 64 pages at a time.
+    let limit = peak - 128 * page();
+    let (error, peak) = load_with(&limit.to_string());
+    assert_eq!(Errno::from_raw_os_error(error), Errno::NOMEM);
+    assert!(peak > SIZE - 256 * page(), "it went to the end: {peak}");
+    assert_nothing_left(before);
+    let lines = own_lines(&log);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains(&(SIZE / page()).to_string()), "{lines:?}");
+    load(SIZE);
+}
+
+#[track_caller]
+fn assert_nothing_left(shmem_before: i64) {
+    assert!(!module::is_loaded(), "no module");
+    assert!(!Path::new(Device::PATH).exists(), "no device node");
+    let left = meminfo("Shmem") - shmem_before;
+    assert!(left < MIB as i64, "{left} bytes of Shmem");
+}
+
+fn a_killed_load_ends_soon() {
+    module::unload_if_loaded();
+    let size = if long() { 1024 * MIB } else { 384 * MIB };
+    need(size);
+    let before = meminfo("Shmem");
+    let log = Log::from_now();
+    let child = fork(|_| load(size));
+    while meminfo("Shmem") < before + 16 * MIB as i64 {}
+    child.kill();
+    assert_nothing_left(before);
+    let lines = own_lines(&log);
+    assert_eq!(lines.len(), 1, "one line, of a load that failed: {lines:?}");
+    assert!(lines[0].contains("EINTR"), "{lines:?}");
+    load(page());
+}
+
+/// A size that takes some tenths of a second to copy under emulation.
+const LARGE: usize = 64 * MIB;
+
+/// A module with a large buffer, and the first and the last page of it.
+fn large() -> (OwnedFd, Map, Map) {
+    module::unload_if_loaded();
+    need(LARGE + MIB);
+    load(LARGE);
+    let device = open(OFlags::RDWR);
+    let at = |offset: usize| mmap(&device, offset as u64, page(), RW, SHARED).expect("mmap");
+    let (first, last) = (at(0), at(LARGE - page()));
+    first.write(0, &[0; 64]);
+    (device, first, last)
+}
+
+/// What a large transfer reads from or writes to: one MiB over and over, but the first and the
+/// last page have places of their own, that tell how far it got.
+struct Memory {
+    first: Map,
+    middle: Map,
+    last: Map,
+}
+
+impl Memory {
+    fn new() -> Self {
+        let [first, last] = [1, 1].map(|pages| memory::anonymous(pages, RW, SHARED));
+        let middle = memory::anonymous(MIB / page(), RW, SHARED);
+        Self {
+            first,
+            middle,
+            last,
+        }
+    }
+
+    fn vectors(&self) -> Vec<libc::iovec> {
+        let mut rest = LARGE - 2 * page();
+        let vector = |map: &Map, iov_len| libc::iovec {
+            iov_base: map.at(0).cast(),
+            iov_len,
+        };
+        let mut vectors = vec![vector(&self.first, page())];
+        while rest > 0 {
+            let len = rest.min(MIB);
+            vectors.push(vector(&self.middle, len));
+            rest -= len;
+        }
+        vectors.push(vector(&self.last, page()));
+        vectors
+    }
+
+    fn read(&self, device: &OwnedFd) -> io::Result<usize> {
+        let vectors = self.vectors();
+        // SAFETY: the vectors describe memory of ours, all of it shared and accessed as such.
+        system_call(unsafe {
+            libc::preadv(
+                device.as_raw_fd(),
+                vectors.as_ptr(),
+                vectors.len() as i32,
+                0,
+            )
+        })
+    }
+
+    fn write(&self, device: &OwnedFd) -> io::Result<usize> {
+        let vectors = self.vectors();
+        // SAFETY: as above.
+        system_call(unsafe {
+            libc::pwritev(
+                device.as_raw_fd(),
+                vectors.as_ptr(),
+                vectors.len() as i32,
+                0,
+            )
+        })
+    }
+}
+
+/// Waits for the first byte that a call of the child's changes, and sends `signal` to it while it
+/// has not come to the last page.
+#[track_caller]
+fn send_amid(child: &Child, signal: Signal, first: &Map, last: &Map, from: u32) {
+    let unchanged = |map: &Map| map.u32(0).load(SeqCst) == from;
+    while unchanged(first) {
+        std::hint::spin_loop();
+    }
+    kill_process(child.pid, signal).expect("kill");
+    assert!(
+        unchanged(last),
+        "the signal comes while the call is at work"
+    );
+}
+
+const BEFORE: u32 = 0;
+const AFTER: u32 = 0x0101_0101;
+
+fn a_killed_read_ends_soon() {
+    let (device, first, last) = large();
+    let memory = Memory::new();
+    for map in [&first, &last] {
+        map.u32(0).store(AFTER, SeqCst);
+    }
+    let child = fork(|_| _ = memory.read(&device));
+    send_amid(&child, Signal::KILL, &memory.first, &memory.last, BEFORE);
+    child.dies_of(Signal::KILL);
+    assert_eq!(memory.last.u32(0).load(SeqCst), BEFORE, "it did not go on");
+}
+
+fn a_killed_write_ends_soon() {
+    let (device, first, last) = large();
+    let memory = Memory::new();
+    for map in [&memory.first, &memory.last] {
+        map.u32(0).store(AFTER, SeqCst);
+    }
+    let child = fork(|_| _ = memory.write(&device));
+    send_amid(&child, Signal::KILL, &first, &last, BEFORE);
+    child.dies_of(Signal::KILL);
+    assert_eq!(last.u32(0).load(SeqCst), BEFORE, "it did not go on");
+    // Whoever writes next need not wait for the dead.
+    assert_eq!(io::pwrite(&device, &[1], 0), Ok(1));
+}
+
+fn a_killed_clear_ends_soon() {
+    let (device, first, last) = large();
+    for map in [&first, &last] {
+        map.u32(0).store(AFTER, SeqCst);
+    }
+    let device = Device::from(device);
+    let child = fork(|_| _ = device.clear());
+    send_amid(&child, Signal::KILL, &first, &last, AFTER);
+    child.dies_of(Signal::KILL);
+    assert_eq!(last.u32(0).load(SeqCst), AFTER, "it did not go on");
+}
+
+static CAUGHT: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn catch(_: i32) {
+    CAUGHT.fetch_add(1, SeqCst);
+}
+
+/// In the child: catches SIGUSR1 without SA_RESTART, makes the call, checks that it is whole.
+fn whole(call: impl FnOnce() -> io::Result<usize>) {
+    // SAFETY: the handler does nothing but add to an atomic.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = catch as extern "C" fn(i32) as usize;
+        assert_eq!(
+            libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()),
+            0
+        );
+    }
+    assert_eq!(call(), Ok(LARGE));
+    assert_eq!(CAUGHT.load(SeqCst), 1, "the signal came");
+}
+
+fn a_caught_signal_does_not_cut_a_read() {
+    let (device, first, last) = large();
+    let memory = Memory::new();
+    for map in [&first, &last] {
+        map.u32(0).store(AFTER, SeqCst);
+    }
+    let child = fork(|_| whole(|| memory.read(&device)));
+    send_amid(&child, Signal::USR1, &memory.first, &memory.last, BEFORE);
+    child.join();
+    assert_eq!(memory.last.u32(0).load(SeqCst), AFTER);
+}
+
+fn a_caught_signal_does_not_cut_a_write() {
+    let (device, first, last) = large();
+    let memory = Memory::new();
+    for map in [&memory.first, &memory.last] {
+        map.u32(0).store(AFTER, SeqCst);
+    }
+    let child = fork(|_| whole(|| memory.write(&device)));
+    send_amid(&child, Signal::USR1, &first, &last, BEFORE);
+    child.join();
+    assert_eq!(last.u32(0).load(SeqCst), AFTER);
+}
