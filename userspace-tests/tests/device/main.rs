@@ -32,7 +32,12 @@ mod processes;
 mod protect;
 mod readme;
 mod rw;
+mod s2_principle;
+mod s3_use;
+mod s4_1_visible;
 mod s4_2_processes;
+mod s4_3_cow;
+mod s5_cost;
 mod seek;
 mod sync;
 mod uring;
@@ -65,7 +70,12 @@ const TESTS: &[&[Test]] = &[
     protect::TESTS,
     readme::TESTS,
     rw::TESTS,
+    s2_principle::TESTS,
+    s3_use::TESTS,
+    s4_1_visible::TESTS,
     s4_2_processes::TESTS,
+    s4_3_cow::TESTS,
+    s5_cost::TESTS,
     seek::TESTS,
     sync::TESTS,
     uring::TESTS,
@@ -77,6 +87,7 @@ const ROLES: &[&Role] = &[
     &lifecycle::BYSTANDER,
     &processes::PEER,
     &s4_2_processes::PARTY,
+    &s4_3_cow::HOLDER,
 ];
 
 fn main() -> ExitCode {

@@ -546,7 +546,7 @@ fn readers_share(hands: &[Hand], refusal: Errno) {
     c.let_go();
 }
 
-const ROUNDS: u16 = 500;
+const ROUNDS: u16 = 250;
 
 /// "Can several processes map it at once? Yes."
 fn s4_2_shared_mappings_of_several_processes_show_one_another() {
@@ -715,12 +715,12 @@ fn s4_2_pthread_rwlock_process_shared() {
 }
 
 fn s4_2_pthread_barrier_process_shared() {
-    under_load(&hands("barrier"), ROUNDS / 2);
+    under_load(&hands("barrier"), ROUNDS / 4);
 }
 
 /// A record that fits into one atomic store is never seen in part.
 fn s4_2_atomics_of_c11_and_of_rust() {
-    under_load(&hands("atomic"), 50_000);
+    under_load(&hands("atomic"), 20_000);
 }
 
 fn s4_2_sync_builtins() {

@@ -52,6 +52,24 @@ pub fn mmap(
     })
 }
 
+/// mmap(2) with a wish for the address, which `flags` may make a demand: then the range must be
+/// free, or the caller's own.
+pub fn mmap_at(
+    address: usize,
+    fd: impl AsFd,
+    len: usize,
+    prot: ProtFlags,
+    flags: MapFlags,
+) -> io::Result<Map> {
+    let wish = ptr::without_provenance_mut(address);
+    // SAFETY: as the caller says.
+    let start = unsafe { mm::mmap(wish, len, prot, flags, fd, 0) }?;
+    Ok(Map {
+        start: start.cast(),
+        len,
+    })
+}
+
 /// The first `pages` pages of the buffer, shared, for reading and writing.
 #[track_caller]
 pub fn shared(fd: impl AsFd, pages: usize) -> Map {

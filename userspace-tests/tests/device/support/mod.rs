@@ -3,7 +3,9 @@
 
 pub mod memory;
 pub mod module;
+pub mod proc;
 pub mod process;
+pub mod seccomp;
 
 use std::{fmt::Debug, fs::File, os::fd::OwnedFd};
 

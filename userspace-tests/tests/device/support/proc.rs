@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the kernel counts: faults, the state of page frames, the memory of this process.
+
+use std::{
+    fs::{self, File},
+    mem::MaybeUninit,
+    os::unix::fs::FileExt,
+};
+
+/// Minor and major faults of this process so far: getrusage(2).
+pub fn faults() -> (i64, i64) {
+    let mut usage = MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: the call fills in all of `usage`.
+    let usage = unsafe {
+        assert_eq!(libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()), 0);
+        usage.assume_init()
+    };
+    (usage.ru_minflt, usage.ru_majflt)
+}
+
+/// The minor faults that `body` takes. It had better not allocate.
+pub fn minor_faults(body: impl FnOnce()) -> i64 {
+    let before = faults().0;
+    body();
+    faults().0 - before
+}
+
+/// A field of /proc/self/status in KiB.
+pub fn status_kib(field: &str) -> usize {
+    let status = fs::read_to_string("/proc/self/status").expect("status");
+    let value = status.lines().find_map(|line| {
+        line.strip_prefix(field)?
+            .strip_prefix(':')?
+            .strip_suffix("kB")
+    });
+    let value = value.unwrap_or_else(|| panic!("no {field} in\n{status}"));
+    value.trim().parse().expect("a number")
+}
+
+fn of_frame(file: &str, frame: u64) -> u64 {
+    let mut entry = [0; 8];
+    File::open(file)
+        .expect(file)
+        .read_exact_at(&mut entry, 8 * frame)
+        .expect(file);
+    u64::from_ne_bytes(entry)
+}
+
+/// Page table entries that lead to the page frame.
+pub fn page_count(frame: u64) -> u64 {
+    of_frame("/proc/kpagecount", frame)
+}
+
+// Bits of `page_flags`, from <linux/kernel-page-flags.h>.
+pub const UPTODATE: u64 = 1 << 3;
+pub const WRITEBACK: u64 = 1 << 8;
+pub const ANON: u64 = 1 << 12;
+pub const SWAPBACKED: u64 = 1 << 14;
+
+/// What the page frame is used for.
+pub fn page_flags(frame: u64) -> u64 {
+    of_frame("/proc/kpageflags", frame)
+}
