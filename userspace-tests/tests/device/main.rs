@@ -15,8 +15,10 @@ mod capacity;
 mod client;
 mod content;
 mod cow;
+mod examples;
 mod fault;
 mod fdinfo;
+mod fsx;
 mod futex;
 mod guide;
 mod io;
@@ -53,8 +55,10 @@ const TESTS: &[&[Test]] = &[
     client::TESTS,
     content::TESTS,
     cow::TESTS,
+    examples::TESTS,
     fault::TESTS,
     fdinfo::TESTS,
+    fsx::TESTS,
     futex::TESTS,
     guide::TESTS,
     io::TESTS,
@@ -83,6 +87,7 @@ const TESTS: &[&[Test]] = &[
 
 /// Every program that a test starts as an unrelated process.
 const ROLES: &[&Role] = &[
+    &examples::PAINTER,
     &futex::WAITER,
     &lifecycle::BYSTANDER,
     &processes::PEER,
