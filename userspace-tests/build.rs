@@ -4,7 +4,9 @@
 use std::{env, path::Path, process::Command};
 
 const HEADER: &str = "../src/uapi/rust_mmapdev.h";
-const PROGRAMS: &[&str] = &["guide", "hello", "parties", "sync"];
+const PROGRAMS: &[&str] = &[
+    "editor", "guide", "hello", "parties", "ring", "sensor", "sync",
+];
 
 fn main() {
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");

@@ -40,6 +40,7 @@ mod s4_1_visible;
 mod s4_2_processes;
 mod s4_3_cow;
 mod s5_cost;
+mod s6_practice;
 mod seek;
 mod sync;
 mod uring;
@@ -80,6 +81,7 @@ const TESTS: &[&[Test]] = &[
     s4_2_processes::TESTS,
     s4_3_cow::TESTS,
     s5_cost::TESTS,
+    s6_practice::TESTS,
     seek::TESTS,
     sync::TESTS,
     uring::TESTS,
@@ -93,6 +95,9 @@ const ROLES: &[&Role] = &[
     &processes::PEER,
     &s4_2_processes::PARTY,
     &s4_3_cow::HOLDER,
+    &s6_practice::RING,
+    &s6_practice::SENSOR,
+    &s6_practice::EDITOR,
 ];
 
 fn main() -> ExitCode {

@@ -12,6 +12,15 @@ pub fn allow_only(calls: &[c_long]) {
     );
 }
 
+/// From now on this thread is killed for these system calls.
+pub fn forbid(calls: &[c_long]) {
+    install(
+        calls,
+        libc::SECCOMP_RET_KILL_PROCESS,
+        libc::SECCOMP_RET_ALLOW,
+    );
+}
+
 fn install(calls: &[c_long], action: u32, otherwise: u32) {
     let statement = |code: u32, k| libc::sock_filter {
         code: code as u16,
