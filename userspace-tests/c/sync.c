@@ -28,6 +28,7 @@ static struct shared {
 	volatile uint64_t counter;	/* at offset 0, where the caller reads it */
 	volatile uint64_t shadow;	/* equal to counter under the lock */
 	_Atomic uint64_t arrived;
+	_Atomic uint64_t started;
 	uint64_t workers;
 	volatile int turn;
 	/* At offset 64: its first int is the futex word, which the caller reads. */
@@ -295,6 +296,10 @@ int main(int argc, char **argv)
 		shared->workers = argc > 3 ? strtoull(argv[3], NULL, 0) : 0;
 		object->init();
 	} else {
+		/* All begin together, so that they do get in each other's way. */
+		atomic_fetch_add(&shared->started, 1);
+		while (atomic_load(&shared->started) < shared->workers)
+			sched_yield();
 		for (uint64_t i = strtoull(argv[3], NULL, 0); i > 0; i--)
 			object->work();
 	}

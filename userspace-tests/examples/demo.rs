@@ -172,7 +172,9 @@ one of their updates is lost:",
     let count = |object: &str, what: &str| -> Result<u64> {
         ended_well(
             "/tmp/sync",
-            Command::new("/tmp/sync").args([object, "init"]).status()?,
+            Command::new("/tmp/sync")
+                .args([object, "init", &WORKERS.to_string()])
+                .status()?,
         )?;
         let mut work = Command::new("/tmp/sync");
         work.args([object, "work", &ROUNDS.to_string()]);

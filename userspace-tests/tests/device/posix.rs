@@ -71,10 +71,7 @@ fn contend(object: &str, workers: u64, rounds: u64) {
 /// The proof that the other tests here have something to protect.
 fn without_an_object_updates_are_lost() {
     let kept = count("none", 4, 2000);
-    assert!(
-        (2000..8000).contains(&kept),
-        "{kept} of 8000 updates were kept"
-    );
+    assert!(kept < 8000, "{kept} of 8000 updates were kept");
 }
 
 fn mutex() {

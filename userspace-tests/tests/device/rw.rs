@@ -4,7 +4,7 @@
 use std::{
     io::IoSliceMut,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
-    sync::atomic::Ordering::SeqCst,
+    thread,
 };
 
 use rustix::{
@@ -21,6 +21,7 @@ use crate::{
         open, pattern, pread,
         process::fork,
         pwrite, system_call, tmpfs_file,
+        withheld::{Caller, Withheld},
     },
 };
 
@@ -54,6 +55,7 @@ tests![
     reads_race_with_stores,
     writes_race_with_loads,
     writes_do_not_mix,
+    writes_take_turns_at_the_position,
     writers_share_one_position_without_loss,
     read_crosses_pages,
     write_crosses_pages,
@@ -542,36 +544,43 @@ fn writes_race_with_loads() {
     writer.kill();
 }
 
-/// Two write calls on the same range: afterwards it is one's bytes or the other's.
+/// Two write calls on the same range, of which one stands still in the middle: afterwards it is
+/// one's bytes or the other's.
 fn writes_do_not_mix() {
-    const ROUNDS: u32 = 150;
-    let device = fresh(16);
-    let len = 16 * page();
-    let round = memory::anonymous(1, RW, MapFlags::SHARED);
-    let ready = round.u32(0);
-    let meet = |n: u32| {
-        ready.fetch_add(1, SeqCst);
-        while ready.load(SeqCst) < 2 * n {
-            std::hint::spin_loop();
-        }
-    };
-    let work = |byte: u8| {
-        let bytes = vec![byte; len];
-        for i in 0..ROUNDS {
-            meet(3 * i + 1);
-            assert_eq!(io::pwrite(&device, &bytes, 0), Ok(len));
-            meet(3 * i + 2);
-            if byte == b'a' {
-                let bytes = pread(0, len);
-                let mixed = bytes.iter().position(|b| *b != bytes[0]);
-                assert_eq!(mixed, None, "the first byte of the other's write");
-            }
-            meet(3 * i + 3);
-        }
-    };
-    let other = fork(|_| work(b'b'));
-    work(b'a');
-    other.join();
+    let device = fresh(4);
+    let withheld = Withheld::new(b'a');
+    thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(io::pwrite(&device, withheld.as_slice(), 0), Ok(2 * page())));
+        withheld.wait_for_access();
+        let other = Caller::start(scope, || {
+            let bytes = vec![b'b'; 2 * page()];
+            assert_eq!(io::pwrite(&device, &bytes, 0), Ok(bytes.len()));
+        });
+        other.wait_until_it_sleeps_in(libc::SYS_pwrite64);
+        withheld.release();
+    });
+    let bytes = pread(0, 2 * page());
+    assert_same(&bytes, &vec![bytes[0]; bytes.len()], "one writer's bytes");
+}
+
+/// Two threads write through one open file, and one stands still in the middle: the other's bytes
+/// come behind its own.
+fn writes_take_turns_at_the_position() {
+    let device = fresh(4);
+    let withheld = Withheld::new(b'a');
+    thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(io::write(&device, withheld.as_slice()), Ok(2 * page())));
+        withheld.wait_for_access();
+        let other = Caller::start(scope, || {
+            let bytes = vec![b'b'; 2 * page()];
+            assert_eq!(io::write(&device, &bytes), Ok(bytes.len()));
+        });
+        other.wait_until_it_sleeps_in(libc::SYS_write);
+        withheld.release();
+    });
+    assert_eq!(tell(&device), Ok(4 * page() as u64));
+    let expected = [vec![b'a'; 2 * page()], vec![b'b'; 2 * page()]].concat();
+    assert_same(&pread(0, 4 * page()), &expected, "both writers' bytes");
 }
 
 /// Two processes with one open file: each record gets a place of its own.

@@ -5,6 +5,7 @@ pub mod memory;
 pub mod module;
 pub mod proc;
 pub mod process;
+pub mod withheld;
 pub mod seccomp;
 
 use std::{fmt::Debug, fs::File, os::fd::OwnedFd};
