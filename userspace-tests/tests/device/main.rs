@@ -20,7 +20,6 @@ mod fault;
 mod fdinfo;
 mod fsx;
 mod futex;
-mod guide;
 mod io;
 mod ioctl;
 mod lifecycle;
@@ -31,6 +30,7 @@ mod open;
 mod pages;
 mod posix;
 mod processes;
+mod programs;
 mod protect;
 mod readme;
 mod rw;
@@ -61,7 +61,6 @@ const TESTS: &[&[Test]] = &[
     fdinfo::TESTS,
     fsx::TESTS,
     futex::TESTS,
-    guide::TESTS,
     io::TESTS,
     ioctl::TESTS,
     lifecycle::TESTS,
@@ -72,6 +71,7 @@ const TESTS: &[&[Test]] = &[
     pages::TESTS,
     posix::TESTS,
     processes::TESTS,
+    programs::TESTS,
     protect::TESTS,
     readme::TESTS,
     rw::TESTS,

@@ -19,14 +19,17 @@ use crate::{
             self, Advice, EXEC, Map, MapFlags, PRIVATE, ProtFlags, READ, RW, SHARED, WRITE, mmap,
             mmap_at, page, shared,
         },
-        module::{fresh, initial, live_mappings},
+        module::{self, fresh, initial, live_mappings},
         open, pattern, pread,
-        process::{assert_dies_of, become_nobody, fork},
+        process::{Program, assert_dies_of, become_nobody, fork},
         pwrite,
     },
 };
 
 tests![
+    s3_1_the_program,
+    s3_1_the_program_sees_what_others_wrote,
+    s3_1_the_program_without_the_module,
     s3_2_addr_null_lets_the_kernel_choose,
     s3_2_addr_as_a_hint,
     s3_2_addr_as_a_hint_where_something_is,
@@ -59,6 +62,41 @@ tests![
     s3_2_offset_past_the_end,
     s3_2_offset_overflowing,
 ];
+
+const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guide"));
+
+fn s3_1_the_program() {
+    module::reload("");
+    let output = Program::new(PROGRAM).run(&[]);
+    let expected = format!("Mapped content: {}\n", module::TEXT);
+    assert_same(
+        &output.stdout,
+        expected.as_bytes(),
+        "what the program prints",
+    );
+}
+
+fn s3_1_the_program_sees_what_others_wrote() {
+    let device = fresh(1);
+    shared(&device, 1).write(0, b"from another process\0");
+    let output = Program::new(PROGRAM).run(&[]);
+    let expected = b"Mapped content: from another process\n";
+    assert_same(&output.stdout, expected, "what the program prints");
+}
+
+fn s3_1_the_program_without_the_module() {
+    module::unload_if_loaded();
+    let output = Program::new(PROGRAM)
+        .command(&[])
+        .output()
+        .expect("run the program");
+    assert_eq!(output.status.code(), Some(1));
+    assert_same(
+        &output.stderr,
+        b"open: No such file or directory\n",
+        "what the program says",
+    );
+}
 
 const NONE: ProtFlags = ProtFlags::empty();
 
