@@ -118,14 +118,23 @@ impl Process {
             .for_each(change);
     }
 
-    /// The part of `places` from its first place on that is all mapped.
+    /// One of the places that are mapped.
+    fn pick(&self, place: usize) -> Option<usize> {
+        let mapped: Vec<_> = (0..PLACES)
+            .filter(|&place| self.places[place].is_some())
+            .collect();
+        (!mapped.is_empty()).then(|| mapped[place % mapped.len()])
+    }
+
+    /// As many places as asked for, or fewer, that are all mapped.
     fn mapped(&self, places: Places) -> Option<Places> {
-        let count = places
-            .range()
-            .take_while(|&place| self.places[place].is_some())
+        let first = self.pick(places.first)?;
+        let count = self.places[first..]
+            .iter()
+            .take(places.count)
+            .take_while(|place| place.is_some())
             .count();
-        let first = places.first;
-        (count > 0).then_some(Places { first, count })
+        Some(Places { first, count })
     }
 
     /// The part of it that lies in one VMA.
@@ -159,13 +168,10 @@ pub struct Expected {
 
 impl Expected {
     /// One process, which has nothing open.
-    pub fn new() -> Self {
+    pub fn new(buffer: Vec<u8>) -> Self {
         let mut processes = [const { None }; PROCESSES];
         processes[0] = Some(Process::new());
-        Self {
-            buffer: vec![0; PAGES * page()],
-            processes,
-        }
+        Self { buffer, processes }
     }
 
     pub fn buffer(&self) -> &[u8] {
@@ -251,6 +257,7 @@ impl Expected {
                 allowed.then_some(Call::Advise(places, advice))?
             }
             Call::Load { place, offset, len } => {
+                let place = process.pick(place)?;
                 let len = process.span(place, offset, len, false)?;
                 Call::Load { place, offset, len }
             }
@@ -260,6 +267,7 @@ impl Expected {
                 len,
                 seed,
             } => {
+                let place = process.pick(place)?;
                 let len = process.span(place, offset, len, true)?;
                 Call::Store {
                     place,
