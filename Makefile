@@ -29,7 +29,7 @@ demo: ## a guided tour of the device in the VM
 		scripts/vm-run $(kernel) --no-module -- "$$program"
 
 qemu-test: ## run the tests in the VM; TESTS=pattern runs some
-	@scripts/qemu-test $(kernel) -- $(TESTS)
+	@scripts/qemu-test $(kernel) $(if $(TESTS),'$(TESTS)')
 
 vm-run-test: ## run the tests of scripts/vm-run itself
 	@scripts/cargo test --test vm_run
