@@ -84,11 +84,11 @@ fn s2_mmap_creates_a_region() {
     assert_eq!(regions(), 0);
     let before = status_kib("VmSize");
     let map = shared(&device, 4);
-    assert_eq!(regions(), 1);
     assert_eq!(status_kib("VmSize") - before, 4 * page() / 1024);
+    assert_eq!(regions(), 1);
     drop(map);
-    assert_eq!(regions(), 0);
     assert_eq!(status_kib("VmSize"), before);
+    assert_eq!(regions(), 0);
 }
 
 /// For a device whose pages are there anyway, they are in the page table when mmap returns.
