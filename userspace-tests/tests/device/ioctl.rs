@@ -28,7 +28,6 @@ tests![
     info_into_a_mapping_of_the_device,
     clear_without_write_access_is_ebadf,
     anything_else_is_enotty,
-    path_descriptors_are_ebadf,
     from_32_bit_programs,
     clear_zeroes_all,
     clear_leaves_private_copies,
@@ -156,16 +155,6 @@ fn anything_else_is_enotty() {
         assert_eq!(errno(result), Errno::NOTTY, "command {command:#x}");
     }
     assert_same(&pread(0, page()), &initial(page()), "the buffer");
-}
-
-fn path_descriptors_are_ebadf() {
-    fresh(1);
-    let fd = open(OFlags::PATH);
-    let mut answer = [0_u8; size_of::<rust_mmapdev_info>()];
-    assert_eq!(
-        errno(ioctl(&fd, RUST_MMAPDEV_IOC_INFO, answer.as_mut_ptr())),
-        Errno::BADF
-    );
 }
 
 /// The structure has one layout for programs of both sizes: the 32-bit entry of a 64-bit kernel

@@ -33,7 +33,6 @@ tests![
     a_refused_load_leaves_nothing,
     more_than_all_memory_is_enomem,
     running_out_of_memory_is_enomem,
-    loading_twice_is_eexist,
     the_module_is_gpl_and_says_so,
     unload_under_a_descriptor_is_refused,
     unload_under_a_mapping_is_refused,
@@ -249,16 +248,6 @@ fn running_out_of_memory_is_enomem() {
     let events = fs::read_to_string(format!("{CGROUP}/memory.events")).expect("memory.events");
     assert!(events.lines().any(|line| line == "oom_kill 0"), "{events}");
     fs::remove_dir(CGROUP).expect("the cgroup is empty");
-}
-
-fn loading_twice_is_eexist() {
-    fresh(1);
-    assert_eq!(errno(module::load("")), Errno::EXIST);
-    assert_same(
-        &pread(0, page()),
-        &initial(page()),
-        "the buffer of the loaded one",
-    );
 }
 
 fn the_module_is_gpl_and_says_so() {

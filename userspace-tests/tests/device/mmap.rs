@@ -32,12 +32,10 @@ tests![
     shared_for_writing_through_a_read_only_descriptor_is_eacces,
     private_for_writing_through_a_read_only_descriptor,
     any_mapping_through_a_write_only_descriptor_is_eacces,
-    length_zero_is_einval,
     past_the_end_is_enxio,
     huge_lengths_and_offsets_are_refused,
     a_refused_mapping_leaves_nothing,
     exec_is_eperm,
-    neither_shared_nor_private_is_einval,
     shared_validate_knows_its_flags,
     fixed_takes_the_place_of_another_mapping,
     no_access_at_first,
@@ -138,11 +136,6 @@ fn length_is_rounded_up() {
         unsafe { map.at(0).add(last).write_volatile(b'!') };
         assert_same(&pread(last as u64, 1), b"!", "the last byte of the page");
     }
-}
-
-fn length_zero_is_einval() {
-    let device = fresh(1);
-    assert_eq!(errno(mmap(&device, 0, 0, RW, SHARED)), Errno::INVAL);
 }
 
 fn unaligned_offset_is_einval() {
@@ -261,14 +254,6 @@ fn exec_is_eperm() {
             assert_eq!(errno(result), Errno::PERM, "{prot:?} {flags:?}");
         }
     }
-}
-
-fn neither_shared_nor_private_is_einval() {
-    let device = fresh(1);
-    assert_eq!(
-        errno(mmap(&device, 0, page(), RW, MapFlags::empty())),
-        Errno::INVAL
-    );
 }
 
 fn shared_validate_knows_its_flags() {

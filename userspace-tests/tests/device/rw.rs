@@ -3,7 +3,7 @@
 
 use std::{
     io::IoSliceMut,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd},
     thread,
 };
 
@@ -20,7 +20,7 @@ use crate::{
         module::fresh,
         open, pattern, pread,
         process::fork,
-        pwrite, system_call, tmpfs_file,
+        pwrite, tmpfs_file,
         withheld::{Caller, Withheld},
     },
 };
@@ -29,7 +29,6 @@ tests![
     read_moves_on_to_the_end,
     read_at_and_past_the_end_is_zero,
     pread_leaves_the_position,
-    pread_at_negative_offset_is_einval,
     readv_scatters,
     preadv2_at_minus_one_uses_the_position,
     read_through_a_write_only_descriptor_is_ebadf,
@@ -44,7 +43,6 @@ tests![
     write_through_a_read_only_descriptor_is_ebadf,
     write_from_a_bad_pointer_is_efault,
     write_from_a_buffer_that_ends_early_is_short,
-    pwrite_at_negative_offset_is_einval,
     append_has_no_effect,
     rwf_flags_are_a_files,
     rwf_append_has_no_effect,
@@ -101,15 +99,6 @@ fn pread_leaves_the_position() {
     assert_eq!(io::pread(&device, &mut [0; 8], 100), Ok(8));
     assert_eq!(io::pwrite(&device, &[1; 8], 100), Ok(8));
     assert_eq!(tell(&device), Ok(7));
-}
-
-fn pread_at_negative_offset_is_einval() {
-    let device = fresh(1);
-    let mut byte = 0_u8;
-    // SAFETY: the buffer has one byte.
-    let result =
-        system_call(unsafe { libc::pread(device.as_raw_fd(), (&raw mut byte).cast(), 1, -1) });
-    assert_eq!(errno(result), Errno::INVAL);
 }
 
 fn read_crosses_pages() {
@@ -327,14 +316,6 @@ fn write_from_a_buffer_that_ends_early_is_short() {
     assert_eq!(io::write(&device, end), Ok(100), "as many as there are");
     assert_eq!(tell(&device), Ok(100));
     assert_same(&pread(0, page()), &expected, "the buffer");
-}
-
-fn pwrite_at_negative_offset_is_einval() {
-    let device = fresh(1);
-    // SAFETY: the buffer has one byte.
-    let result =
-        system_call(unsafe { libc::pwrite(device.as_raw_fd(), b"x".as_ptr().cast(), 1, -1) });
-    assert_eq!(errno(result), Errno::INVAL);
 }
 
 fn append_has_no_effect() {
