@@ -7,6 +7,8 @@ use std::{
     os::unix::fs::FileExt,
 };
 
+use rustix::mm::{Advice, madvise};
+
 /// Minor and major faults of this process so far: getrusage(2).
 pub fn faults() -> (i64, i64) {
     let mut usage = MaybeUninit::<libc::rusage>::uninit();
@@ -18,8 +20,31 @@ pub fn faults() -> (i64, i64) {
     (usage.ru_minflt, usage.ru_majflt)
 }
 
+/// Brings the program's code into the page table, so that no fault on it is counted.
+fn settle() {
+    let maps = fs::read_to_string("/proc/self/maps").expect("maps");
+    // Of files alone: the kernel's own pages of code are there anyway.
+    for line in maps
+        .lines()
+        .filter(|line| line.contains(" r-xp ") && line.contains('/'))
+    {
+        let range = line.split([' ', '-']).take(2);
+        let address = |word| usize::from_str_radix(word, 16).expect("an address");
+        let [start, end] = range.map(address).collect::<Vec<_>>()[..] else {
+            panic!("no range in {line}");
+        };
+        // SAFETY: nothing changes but the page table.
+        unsafe {
+            let start = std::ptr::with_exposed_provenance_mut(start);
+            madvise(start, end - start.addr(), Advice::LinuxPopulateRead)
+        }
+        .expect("MADV_POPULATE_READ");
+    }
+}
+
 /// The minor faults that `body` takes. It had better not allocate.
 pub fn minor_faults(body: impl FnOnce()) -> i64 {
+    settle();
     // The first call may be the first to write to this part of the stack, after fork above all.
     faults();
     let before = faults().0;
