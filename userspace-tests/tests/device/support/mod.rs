@@ -5,8 +5,8 @@ pub mod memory;
 pub mod module;
 pub mod proc;
 pub mod process;
-pub mod withheld;
 pub mod seccomp;
+pub mod withheld;
 
 use std::{fmt::Debug, fs::File, os::fd::OwnedFd};
 
