@@ -6,6 +6,8 @@ set -euo pipefail
 shopt -s inherit_errexit
 umask 022
 unset CDPATH
+# Where chroot is; not on an ordinary user's path.
+PATH=$PATH:/usr/sbin:/sbin
 
 me=${0##*/}
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
