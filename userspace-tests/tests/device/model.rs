@@ -346,7 +346,7 @@ fn brief(outcome: &Outcome) -> String {
 }
 
 fn random_calls_do_what_the_model_says() {
-    let (cases, steps) = if long() { (20_000, 100) } else { (40, 80) };
+    let (cases, steps) = if long() { (4_000, 100) } else { (40, 80) };
     let config = Config {
         cases,
         rng_seed: RngSeed::Fixed(seed()),
