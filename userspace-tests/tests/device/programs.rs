@@ -54,7 +54,9 @@ tests![
     a_descriptor_taken_from_another_process,
 ];
 
-const ADVICE: &[(&str, i32, Result<(), Errno>, Result<(), Errno>)] = &[
+type Answer = Result<(), Errno>;
+
+const ADVICE: &[(&str, i32, Answer, Answer)] = &[
     // Name, number, on a shared mapping, on a private mapping.
     ("NORMAL", 0, Ok(()), Ok(())),
     ("RANDOM", 1, Ok(()), Ok(())),
