@@ -56,14 +56,14 @@ tests![
 
 // As programs they are started by their `main`.
 #[allow(dead_code)]
+#[path = "../../examples/editor.rs"]
+mod editor;
+#[allow(dead_code)]
 #[path = "../../examples/ring.rs"]
 mod ring;
 #[allow(dead_code)]
 #[path = "../../examples/sensor.rs"]
 mod sensor;
-#[allow(dead_code)]
-#[path = "../../examples/editor.rs"]
-mod editor;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
