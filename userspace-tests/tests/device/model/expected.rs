@@ -487,10 +487,6 @@ impl Expected {
                 len,
                 seed,
             } => {
-                self.copy(number, place);
-                if offset + len > page() {
-                    self.copy(number, place + 1);
-                }
                 for (i, byte) in bytes(seed, len).into_iter().enumerate() {
                     self.store(number, place, offset + i, byte);
                 }
@@ -561,6 +557,8 @@ impl Expected {
 
     fn store(&mut self, number: usize, place: usize, at: usize, byte: u8) {
         let (place, at) = (place + at / page(), at % page());
+        // Not before its turn: bytes stored to the place before may be part of the copy.
+        self.copy(number, place);
         let mapped = self.mapped(number, place);
         match &mut mapped.copy {
             Some(copy) => copy[at] = byte,
