@@ -77,6 +77,11 @@ in_range() {
 		printf '%s\n' "$supported_min" "$1" "$supported_max" | sort -C -V
 }
 
+# acquire_conf: the host's proxy and TLS settings, for an apt with a state of its own.
+acquire_conf() {
+	apt-config dump --format '%F "%v";%n' | grep -E '^Acquire::https?::.* "..*";$' || true
+}
+
 # take_lock NAME: wait until no other run holds NAME; held until the process
 # and the children it started end.
 take_lock() {
