@@ -32,7 +32,7 @@ qemu-test: ## run the tests in the VM; TESTS=pattern runs some
 	@scripts/qemu-test $(kernel) $(if $(TESTS),'$(TESTS)')
 
 vm-run-test: ## run the tests of scripts/vm-run itself
-	@scripts/cargo test --test vm_run
+	@scripts/vm-run-test
 
 shell: ## a shell in the VM with the module loaded
 	@scripts/vm-run $(kernel) --tty -- qemu/shell
