@@ -103,9 +103,8 @@ impl<T: FileOperations> Registration<T> {
         let registration = unsafe { &*(*file).private_data.cast::<Self>() };
         // SAFETY: The file is valid for (much longer than) this call, and no `fdget_pos()` of it
         // is active on this thread.
-        let opened =
-            <T as FileOperations>::open(&registration.data, unsafe { File::from_raw_file(file) });
-        match opened {
+        let opened = unsafe { File::from_raw_file(file) };
+        match <T as FileOperations>::open(&registration.data, opened) {
             // SAFETY: A file that is being opened is ours to write these fields of. The other
             // operations of the table take `private_data` for what is stored here.
             Ok(device) => unsafe {
