@@ -49,13 +49,17 @@ static void wait_while(_Atomic uint32_t *word, uint32_t value, _Atomic uint32_t 
 	while (atomic_load(word) == value) {
 		atomic_store(sleeps, 1);
 		futex(word, FUTEX_WAIT, value);
+		atomic_store(sleeps, 0);
 	}
 }
 
-/* Wakes who said that it sleeps. */
+/*
+ * Wakes who said that it sleeps. Leaves that word alone: it may be about a
+ * sleep that begins only now, and that nobody else would end.
+ */
 static void wake(_Atomic uint32_t *word, _Atomic uint32_t *sleeps)
 {
-	if (atomic_load(sleeps) && atomic_exchange(sleeps, 0))
+	if (atomic_load(sleeps))
 		futex(word, FUTEX_WAKE, 1);
 }
 

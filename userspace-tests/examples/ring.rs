@@ -87,13 +87,17 @@ impl Ring {
                 Ok(()) | Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(err) => return Err(err),
             }
+            self.word(sleeps).store(0, SeqCst);
         }
         Ok(())
     }
 
     /// Wakes who said that it sleeps, after the word at `offset` has changed.
+    ///
+    /// Leaves that word alone: it may be about a sleep that begins only now, and that nobody else
+    /// would end.
     fn wake(&self, offset: usize, sleeps: usize) -> Result<(), Errno> {
-        if self.word(sleeps).load(SeqCst) != 0 && self.word(sleeps).swap(0, SeqCst) != 0 {
+        if self.word(sleeps).load(SeqCst) != 0 {
             self.calls.set(self.calls.get() + 1);
             futex::wake(self.word(offset), Flags::empty(), 1)?;
         }

@@ -36,6 +36,7 @@ tests![
     s6_1_ring_delivers_in_order,
     s6_1_ring_wakes_a_sleeping_consumer,
     s6_1_ring_wakes_a_sleeping_producer,
+    s6_1_ring_loses_no_wake,
     s6_1_ring_makes_no_system_call_while_both_are_busy,
     s6_1_ring_of_c_makes_no_system_call_while_there_is_room,
     s6_1_sensor_readers_never_see_half_a_sample,
@@ -204,6 +205,25 @@ fn s6_1_ring_wakes_a_sleeping_producer() {
         assert!(producer.wait().expect("wait").success());
         assert_eq!(map.u32(PUT).load(SeqCst), ring::SLOTS + 1);
         assert_eq!(map.u32(TAKEN).load(SeqCst), 1);
+    }
+}
+
+/// The other side may be between its word and its sleep: were the word taken back by who wakes, the
+/// sleep would have no end.
+fn s6_1_ring_loses_no_wake() {
+    let ring = Example::ring();
+    zeroed();
+    let map = shared(open(OFlags::RDWR), 1);
+    for sleeps in [CONSUMER_SLEEPS, PRODUCER_SLEEPS] {
+        map.u32(sleeps).store(1, SeqCst);
+    }
+    for mut producer in ring.both(&["produce", "1"]) {
+        assert!(producer.status().expect("start").success());
+        assert_eq!(map.u32(CONSUMER_SLEEPS).load(SeqCst), 1);
+    }
+    for mut consumer in ring.both(&["consume", "1"]) {
+        assert!(consumer.status().expect("start").success());
+        assert_eq!(map.u32(PRODUCER_SLEEPS).load(SeqCst), 1);
     }
 }
 
