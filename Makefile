@@ -7,6 +7,8 @@
 KERNEL =
 # Tests to run, by name.
 TESTS =
+# What the random tests begin with; empty is 1.
+SEED =
 # A kernel build tree to build the module for with the host's tools.
 KDIR =
 
@@ -14,7 +16,7 @@ kernel = $(if $(KERNEL),--kernel '$(KERNEL)')
 
 # Kbuild asks for the file of this name only when there is no Kbuild, so
 # everything below is for people.
-.PHONY: module demo qemu-test vm-run-test shell check help clean distclean
+.PHONY: module demo qemu-test long-test vm-run-test mutants shell check help clean distclean
 
 module: ## build rust_mmapdev.ko, for the VM's kernel or for KDIR=
 ifneq ($(KDIR),)
@@ -31,8 +33,14 @@ demo: ## a guided tour of the device in the VM
 qemu-test: ## run the tests in the VM; TESTS=pattern runs some
 	@scripts/qemu-test $(kernel) $(if $(TESTS),'$(TESTS)')
 
+long-test: ## the same tests at length, for some hours; TESTS=, SEED=
+	@scripts/qemu-test $(kernel) --long $(if $(SEED),--seed '$(SEED)') $(if $(TESTS),'$(TESTS)')
+
 vm-run-test: ## run the tests of scripts/vm-run itself
 	@scripts/vm-run-test
+
+mutants: ## test the tests: do they notice wrong changes to the module?; TESTS=
+	@scripts/mutants $(if $(TESTS),'$(TESTS)')
 
 shell: ## a shell in the VM with the module loaded
 	@scripts/vm-run $(kernel) --tty -- qemu/shell
