@@ -38,7 +38,7 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Allocates a buffer of `page_count` pages with the initial content.
     ///
-    /// ENOMEM: not enough memory; EINTR: a signal came first. Nothing stays allocated then.
+    /// ENOMEM: not enough memory; EINTR: the caller is being killed. Nothing stays allocated then.
     pub(crate) fn new(page_count: usize) -> Result<Arc<Self>> {
         let pages = ShmemPages::new(c"rust_mmapdev", page_count).inspect_err(|e| {
             pr_err!("can't allocate {} pages: {:?}\n", page_count, e);

@@ -15,7 +15,7 @@ use kernel::{
     prelude::*,
 };
 
-use crate::range::Chunk;
+use crate::{abstractions::task::fatal_signal_pending, range::Chunk};
 
 // Not in the `kernel` crate's bindings: no header that they are made of includes shmem_fs.h.
 #[allow(improper_ctypes)] // Some lock types are empty structs in C, too.
@@ -63,7 +63,7 @@ impl ShmemPages {
     /// `Unevictable` in /proc/meminfo, against the overcommit limit, and in the memory cgroup of
     /// the caller. It fails rather than have the OOM killer look for memory.
     ///
-    /// ENOMEM: not enough memory; EINTR: a signal is pending. Nothing stays allocated then.
+    /// ENOMEM: not enough memory; EINTR: the caller is being killed. Nothing stays allocated then.
     pub(crate) fn new(name: &CStr, count: usize) -> Result<Self> {
         let size = count.checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
         let size = bindings::loff_t::try_from(size)?;
@@ -95,7 +95,7 @@ impl ShmemPages {
             | bindings::__GFP_NOWARN
             | (1 << bindings::___GFP_RETRY_MAYFAIL_BIT);
         for index in 0..count {
-            if current!().signal_pending() {
+            if fatal_signal_pending() {
                 return Err(EINTR);
             }
             // SAFETY: `mapping` is that of a shmem file, `index` is within its size, and we may

@@ -22,6 +22,7 @@ use crate::{
         memory::{self, Map, RW, SHARED, mmap, page},
         module::{self, Log},
         open,
+        proc::{available, meminfo, nobodys_pages},
         process::{Child, fork},
         system_call,
     },
@@ -33,6 +34,7 @@ tests![
     loads_give_every_page_back,
     running_out_of_memory_at_the_end_is_enomem,
     a_killed_load_ends_soon,
+    a_caught_signal_does_not_stop_a_load,
     a_killed_read_ends_soon,
     a_killed_write_ends_soon,
     a_killed_clear_ends_soon,
@@ -41,30 +43,6 @@ tests![
 ];
 
 const MIB: usize = 1 << 20;
-
-/// A field of /proc/meminfo in bytes.
-fn meminfo(field: &str) -> i64 {
-    let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let value = value.and_then(|value| value.trim().strip_suffix(" kB"));
-    let kib: i64 = value.expect("a field in kB").parse().expect("a number");
-    kib * 1024
-}
-
-/// Memory that is free or may be had, in bytes. MemAvailable leaves out what each CPU holds free
-/// for itself, which grows to many MiB when a large buffer is freed.
-fn available() -> i64 {
-    let zones = fs::read_to_string("/proc/zoneinfo").expect("zoneinfo");
-    let held = zones
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("count:"));
-    let held: i64 = held
-        .map(|n| n.trim().parse::<i64>().expect("a number"))
-        .sum();
-    meminfo("MemAvailable") + held * page() as i64
-}
 
 /// Skips the test in a VM with less than `bytes` to spare.
 fn need(bytes: usize) {
@@ -146,16 +124,6 @@ fn loads_give_all_memory_back() {
         println!("round {round}: {taken} bytes taken, {lost} not back");
         assert!(lost < SLACK, "{lost} bytes are gone after round {round}");
     }
-}
-
-/// Pages in memory that may only be swapped or cannot be reclaimed, but are neither a process's nor
-/// any file's: what has leaked, and some constant.
-fn nobodys_pages() -> i64 {
-    // Brings what CPUs have yet to add to the lists there.
-    fs::write("/proc/sys/vm/drop_caches", "1").expect("drop_caches");
-    let listed = ["Active(anon)", "Inactive(anon)", "Unevictable"].map(meminfo);
-    let owned = ["AnonPages", "Shmem"].map(meminfo);
-    (listed.iter().sum::<i64>() - owned.iter().sum::<i64>()) / page() as i64
 }
 
 /// One page that each round kept would show.
@@ -416,8 +384,8 @@ extern "C" fn catch(_: i32) {
     CAUGHT.fetch_add(1, SeqCst);
 }
 
-/// In the child: catches SIGUSR1 without SA_RESTART, makes the call, checks that it is whole.
-fn whole(call: impl FnOnce() -> io::Result<usize>) {
+/// In the child: catches SIGUSR1 without SA_RESTART, and makes the call.
+fn caught<T>(call: impl FnOnce() -> T) -> T {
     // SAFETY: the handler does nothing but add to an atomic.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
@@ -427,8 +395,28 @@ fn whole(call: impl FnOnce() -> io::Result<usize>) {
             0
         );
     }
-    assert_eq!(call(), Ok(LARGE));
+    let result = call();
     assert_eq!(CAUGHT.load(SeqCst), 1, "the signal came");
+    result
+}
+
+/// The same, and checks that the call is whole.
+fn whole(call: impl FnOnce() -> io::Result<usize>) {
+    assert_eq!(caught(call), Ok(LARGE));
+}
+
+/// Nor does the work that io_uring has done on a return to user space, which looks like a signal.
+fn a_caught_signal_does_not_stop_a_load() {
+    const SIZE: usize = 256 * MIB;
+    module::unload_if_loaded();
+    need(SIZE);
+    let before = meminfo("Shmem");
+    let child = fork(|_| caught(|| load(SIZE)));
+    while meminfo("Shmem") < before + 16 * MIB as i64 {}
+    kill_process(child.pid, Signal::USR1).expect("kill");
+    let there = meminfo("Shmem") - before;
+    assert!(there < SIZE as i64, "the signal comes during the load");
+    child.join();
 }
 
 fn a_caught_signal_does_not_cut_a_read() {

@@ -7,7 +7,10 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-use rustix::mm::{Advice, madvise};
+use rustix::{
+    mm::{Advice, madvise},
+    param::page_size as page,
+};
 
 /// Minor and major faults of this process so far: getrusage(2).
 pub fn faults() -> (i64, i64) {
@@ -65,6 +68,42 @@ pub fn status_kib(field: &str) -> usize {
     });
     let value = value.unwrap_or_else(|| panic!("no {field} in\n{status}"));
     value.trim().parse().expect("a number")
+}
+
+/// A field of /proc/meminfo in bytes.
+pub fn meminfo(field: &str) -> i64 {
+    let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let value = value.and_then(|value| value.trim().strip_suffix(" kB"));
+    let kib: i64 = value.expect("a field in kB").parse().expect("a number");
+    kib * 1024
+}
+
+/// Memory that is free or may be had, in bytes. MemAvailable leaves out what each CPU holds free
+/// for itself, which grows to many MiB when a large buffer is freed.
+pub fn available() -> i64 {
+    let zones = fs::read_to_string("/proc/zoneinfo").expect("zoneinfo");
+    let held = zones
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("count:"));
+    let held: i64 = held
+        .map(|n| n.trim().parse::<i64>().expect("a number"))
+        .sum();
+    meminfo("MemAvailable") + held * page() as i64
+}
+
+/// Pages in memory that may only be swapped or cannot be reclaimed, but are neither a process's nor
+/// any file's: what has leaked, and some constant.
+pub fn nobodys_pages() -> i64 {
+    // Brings what CPUs have yet to add to the lists there, and into the counts.
+    for file in ["drop_caches", "stat_refresh"] {
+        fs::write(format!("/proc/sys/vm/{file}"), "1").expect(file);
+    }
+    let listed = ["Active(anon)", "Inactive(anon)", "Unevictable"].map(meminfo);
+    let owned = ["AnonPages", "Shmem"].map(meminfo);
+    (listed.iter().sum::<i64>() - owned.iter().sum::<i64>()) / page() as i64
 }
 
 fn of_frame(file: &str, frame: u64) -> u64 {
