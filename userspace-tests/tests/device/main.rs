@@ -33,6 +33,7 @@ mod processes;
 mod programs;
 mod protect;
 mod readme;
+mod refs;
 mod rw;
 mod s2_principle;
 mod s3_use;
@@ -74,6 +75,7 @@ const TESTS: &[&[Test]] = &[
     programs::TESTS,
     protect::TESTS,
     readme::TESTS,
+    refs::TESTS,
     rw::TESTS,
     s2_principle::TESTS,
     s3_use::TESTS,

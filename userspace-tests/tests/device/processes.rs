@@ -1,22 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Several processes and one buffer.
 
-use std::{
-    io::{IoSlice, IoSliceMut},
-    mem::MaybeUninit,
-    os::fd::OwnedFd,
-    sync::atomic::Ordering::{Relaxed, SeqCst},
-};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use rust_mmapdev::{Access, Device, Protection, Sharing};
-use rustix::{
-    fs::OFlags,
-    io::Errno,
-    net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-    },
-};
+use rustix::{fs::OFlags, io::Errno};
 
 use crate::{
     harness::tests,
@@ -25,7 +13,7 @@ use crate::{
         memory::{READ, RW, SHARED, mmap, page, shared},
         module::{fresh, initial, live_mappings},
         open, pattern, pread,
-        process::{Link, Role, fork, start},
+        process::{Link, Role, fork, pass, passed, start},
         pwrite,
     },
 };
@@ -222,38 +210,6 @@ fn fifty_processes_map_at_once() {
 }
 
 /// Hands a descriptor over to another process.
-fn pass(link: &Link, fd: OwnedFd) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [std::os::fd::AsFd::as_fd(&fd)];
-    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-    sendmsg(
-        link,
-        &[IoSlice::new(b"!")],
-        &mut control,
-        SendFlags::empty(),
-    )
-    .expect("sendmsg");
-}
-
-fn passed(link: &Link) -> OwnedFd {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    recvmsg(
-        link,
-        &mut [IoSliceMut::new(&mut byte)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    )
-    .expect("recvmsg");
-    let message = control.drain().next();
-    match message {
-        Some(RecvAncillaryMessage::ScmRights(mut fds)) => fds.next().expect("a descriptor"),
-        _ => panic!("no descriptor came"),
-    }
-}
-
 fn a_passed_descriptor_maps() {
     fresh(1);
     let child = fork(|link| {
@@ -261,7 +217,7 @@ fn a_passed_descriptor_maps() {
         let map = shared(passed(link), 1);
         map.write(0, b"from a stranger");
     });
-    pass(&child.link, open(OFlags::RDWR));
+    pass(&child.link, &open(OFlags::RDWR));
     child.join();
     assert_same(&pread(0, 15), b"from a stranger", "the buffer");
 }
@@ -273,6 +229,6 @@ fn a_passed_descriptor_keeps_its_access_mode() {
         assert_eq!(errno(mmap(&fd, 0, page(), RW, SHARED)), Errno::ACCESS);
         mmap(&fd, 0, page(), READ, SHARED).expect("for reading");
     });
-    pass(&child.link, open(OFlags::RDONLY));
+    pass(&child.link, &open(OFlags::RDONLY));
     child.join();
 }

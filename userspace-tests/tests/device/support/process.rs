@@ -3,7 +3,8 @@
 
 use std::{
     fs::File,
-    io::Write,
+    io::{IoSlice, IoSliceMut, Write},
+    mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     process::{Command, Output, Stdio},
@@ -13,7 +14,10 @@ use std::{
 use rustix::{
     fs::{MemfdFlags, OFlags, memfd_create},
     io,
-    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    },
     process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid},
 };
 
@@ -72,6 +76,35 @@ impl Link {
 impl AsFd for Link {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// Sends a descriptor over a socket: SCM_RIGHTS of unix(7).
+pub fn pass(socket: impl AsFd, fd: &impl AsFd) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd.as_fd()];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    let byte = [IoSlice::new(b"!")];
+    sendmsg(socket, &byte, &mut control, SendFlags::empty()).expect("sendmsg");
+}
+
+/// Receives a descriptor that was sent with [`pass`].
+pub fn passed(socket: impl AsFd) -> OwnedFd {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )
+    .expect("recvmsg");
+    let message = control.drain().next();
+    match message {
+        Some(RecvAncillaryMessage::ScmRights(mut fds)) => fds.next().expect("a descriptor"),
+        _ => panic!("no descriptor came"),
     }
 }
 
