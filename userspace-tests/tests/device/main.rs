@@ -15,6 +15,7 @@ mod capacity;
 mod client;
 mod content;
 mod cow;
+mod cycles;
 mod examples;
 mod fault;
 mod fdinfo;
@@ -57,6 +58,7 @@ const TESTS: &[&[Test]] = &[
     client::TESTS,
     content::TESTS,
     cow::TESTS,
+    cycles::TESTS,
     examples::TESTS,
     fault::TESTS,
     fdinfo::TESTS,

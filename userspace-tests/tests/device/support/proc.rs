@@ -81,17 +81,24 @@ pub fn meminfo(field: &str) -> i64 {
     kib * 1024
 }
 
-/// Memory that is free or may be had, in bytes. MemAvailable leaves out what each CPU holds free
-/// for itself, which grows to many MiB when a large buffer is freed.
-pub fn available() -> i64 {
+/// Free pages, with those that each CPU holds free for itself.
+pub fn free_pages() -> i64 {
+    meminfo("MemFree") / page() as i64 + held_by_cpus()
+}
+
+/// Free pages that each CPU holds for itself, many MiB after a large buffer is freed.
+fn held_by_cpus() -> i64 {
     let zones = fs::read_to_string("/proc/zoneinfo").expect("zoneinfo");
     let held = zones
         .lines()
         .filter_map(|line| line.trim().strip_prefix("count:"));
-    let held: i64 = held
-        .map(|n| n.trim().parse::<i64>().expect("a number"))
-        .sum();
-    meminfo("MemAvailable") + held * page() as i64
+    held.map(|n| n.trim().parse::<i64>().expect("a number"))
+        .sum()
+}
+
+/// Memory that is free or may be had, in bytes. MemAvailable leaves out what CPUs hold.
+pub fn available() -> i64 {
+    meminfo("MemAvailable") + held_by_cpus() * page() as i64
 }
 
 /// Pages in memory that may only be swapped or cannot be reclaimed, but are neither a process's nor
