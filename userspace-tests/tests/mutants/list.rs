@@ -652,8 +652,8 @@ pub const MUTANTS: &[Mutant] = &[
         "a killed insmod ends soon",
         SHMEM,
         [
-            "if current!().signal_pending() {",
-            "if false && current!().signal_pending() {",
+            "if fatal_signal_pending() {",
+            "if false && fatal_signal_pending() {",
         ],
         "capacity::a_killed_load",
     ),
