@@ -22,6 +22,7 @@ use crate::{
 };
 
 tests![
+    the_interface_of_old_programs_stays,
     info_is_the_headers,
     info_needs_no_access_mode,
     info_to_a_bad_pointer_is_efault,
@@ -36,6 +37,24 @@ tests![
 fn ioctl(fd: &impl AsRawFd, command: u32, argument: *mut u8) -> io::Result<usize> {
     // SAFETY: the tests hand in addresses that the kernel may write an answer to, or can't.
     system_call(unsafe { libc::ioctl(fd.as_raw_fd(), command.into(), argument) })
+}
+
+/// Programs that were compiled before a change of the header have its numbers in them.
+fn the_interface_of_old_programs_stays() {
+    const INFO: u32 = 0x8010_bb00;
+    const CLEAR: u32 = 0xbb01;
+    let device = fresh(1);
+    let mut answer = [0; 16];
+    assert_eq!(ioctl(&device, INFO, answer.as_mut_ptr()), Ok(0));
+    assert_eq!(answer[..8], (page() as u64).to_ne_bytes(), "size");
+    assert_eq!(answer[8..12], (page() as u32).to_ne_bytes(), "page size");
+    assert_eq!(
+        answer[12..],
+        1_u32.to_ne_bytes(),
+        "version of the interface"
+    );
+    assert_eq!(ioctl(&device, CLEAR, std::ptr::null_mut()), Ok(0));
+    assert_same(&pread(0, page()), &vec![0; page()], "after CLEAR");
 }
 
 /// What the module was compiled with is what this test was compiled with.

@@ -91,14 +91,14 @@ pub const MUTANTS: &[Mutant] = &[
         "the numbers of the requests are part of the interface",
         HEADER,
         ["_IOR(0xbb, 0x00,", "_IOR(0xbb, 0x02,"],
-        "ioctl::",
+        "ioctl::the_interface",
     ),
     mutant(
         "another_version",
         "the version is part of the interface",
         HEADER,
         ["RUST_MMAPDEV_ABI_VERSION 1", "RUST_MMAPDEV_ABI_VERSION 2"],
-        "ioctl::info",
+        "ioctl::the_interface",
     ),
     // src/buffer.rs
     mutant(
