@@ -5,6 +5,8 @@
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
+#[cfg(CONFIG_KUNIT)]
+pub(crate) mod kunit;
 pub(crate) mod miscdevice;
 pub(crate) mod shmem;
 pub(crate) mod task;

@@ -238,3 +238,182 @@ impl Drop for ShmemPages {
         unsafe { bindings::fput(self.file.as_ptr()) };
     }
 }
+
+#[kunit_tests(rust_mmapdev_shmem)]
+mod tests {
+    use core::mem::MaybeUninit;
+
+    use kernel::time::{delay::fsleep, Delta};
+
+    use super::*;
+    use crate::abstractions::kunit::{map_count, references, release_closed_files};
+
+    /// The `address_space` of the file.
+    fn mapping(pages: &ShmemPages) -> *const bindings::address_space {
+        // SAFETY: By the type invariants the file is valid.
+        unsafe { (*pages.file.as_ptr()).f_mapping }
+    }
+
+    /// The `address_space` that the page at `index` belongs to.
+    fn mapping_of_page(page: NonNull<bindings::page>) -> *const bindings::address_space {
+        // SAFETY: To be called with a reference to a page of a file.
+        unsafe {
+            (&raw const (*page.as_ptr()).__bindgen_anon_1.__bindgen_anon_1.mapping).read_volatile()
+        }
+    }
+
+    #[test]
+    fn the_pages_are_all_of_the_file() -> Result {
+        let pages = ShmemPages::new(c"kunit", 3)?;
+        // SAFETY: The `address_space` lives as long as the file, and so does its inode.
+        let (page_count, size) = unsafe {
+            let mapping = mapping(&pages);
+            ((*mapping).nrpages, (*(*mapping).host).i_size)
+        };
+        let of_the_file = pages
+            .pages
+            .iter()
+            .all(|page| mapping_of_page(*page) == mapping(&pages));
+        let counts = pages
+            .page(2)
+            .map(|page| (map_count(&page), references(&page)));
+        let none = pages.page(3).is_none();
+        drop(pages);
+
+        assert_eq!(page_count, 3);
+        assert_eq!(size, 3 * PAGE_SIZE as bindings::loff_t);
+        assert!(of_the_file);
+        // No PTE; the page cache's reference and ours.
+        assert_eq!(counts, Some((0, 2)));
+        assert!(none);
+        Ok(())
+    }
+
+    #[test]
+    fn reclaim_is_told_to_pass_over_them() -> Result {
+        let pages = ShmemPages::new(c"kunit", 1)?;
+        // SAFETY: The `address_space` lives as long as the file.
+        let flags = unsafe { (*mapping(&pages)).flags };
+        drop(pages);
+
+        assert!(flags & (1 << bindings::mapping_flags_AS_UNEVICTABLE) != 0);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_dropped_is_freed() -> Result {
+        let pages = ShmemPages::new(c"kunit", 3)?;
+        let held = pages.pages[1];
+        // SAFETY: The page is valid; the reference is put below.
+        unsafe { bindings::atomic_inc(&raw mut (*held.as_ptr())._refcount) };
+        drop(pages);
+        release_closed_files();
+        // It may be that another thread is at it.
+        let mut tries = 100;
+        while !mapping_of_page(held).is_null() && tries > 0 {
+            fsleep(Delta::from_millis(10));
+            tries -= 1;
+        }
+        let in_a_file = !mapping_of_page(held).is_null();
+        // SAFETY: We hold a reference to the page.
+        let left = references(&*unsafe { BorrowedPage::from_raw(held) });
+        let mut held = held.as_ptr();
+        let arg = bindings::release_pages_arg {
+            pages: &raw mut held,
+        };
+        // SAFETY: This is the reference taken above.
+        unsafe { bindings::release_pages(arg, 1) };
+
+        assert!(!in_a_file);
+        assert_eq!(left, 1);
+        Ok(())
+    }
+
+    #[test]
+    fn a_size_that_no_file_has() {
+        for count in [
+            usize::MAX,
+            usize::MAX / PAGE_SIZE + 1,
+            usize::MAX / PAGE_SIZE,
+            i64::MAX as usize / PAGE_SIZE + 1,
+        ] {
+            assert!(matches!(ShmemPages::new(c"kunit", count), Err(e) if e == EINVAL));
+        }
+    }
+
+    #[test]
+    fn a_pending_signal_ends_it() {
+        let task = current!().as_ptr();
+        // SAFETY: The C `SIG_KTHREAD`, which only stands for a handler.
+        let handler = unsafe { core::mem::transmute::<usize, bindings::__sighandler_t>(2) };
+        // SAFETY: The current task is valid.
+        let result = unsafe {
+            bindings::kernel_sigaction(bindings::SIGUSR1 as i32, handler);
+            bindings::send_sig(bindings::SIGUSR1 as i32, task, 1);
+            let result = ShmemPages::new(c"kunit", 3);
+            bindings::flush_signals(task);
+            result
+        };
+
+        assert!(matches!(result, Err(e) if e == EINTR));
+    }
+
+    #[test]
+    fn nothing_past_a_page_is_touched() -> Result {
+        let pages = ShmemPages::new(c"kunit", 2)?;
+        let chunk = |page, offset, length| Chunk {
+            page,
+            offset,
+            length,
+        };
+        let outside = [
+            chunk(2, 0, 1),
+            chunk(usize::MAX, 0, 1),
+            chunk(0, PAGE_SIZE, 1),
+            chunk(0, PAGE_SIZE - 1, 2),
+            chunk(0, 1, usize::MAX),
+            chunk(0, usize::MAX, 1),
+        ];
+        let outside = outside.map(|chunk| (copy_out(&pages, chunk), copy_in(&pages, chunk)));
+        let last_byte = chunk(1, PAGE_SIZE - 1, 1);
+        let inside = (copy_out(&pages, last_byte), copy_in(&pages, last_byte));
+        let stored = (
+            pages.store(2, &[0]).is_err_and(|e| e == EINVAL),
+            pages.store(0, &[0; PAGE_SIZE + 1][..]).is_err_and(|e| e == EINVAL),
+            pages.clear(2).is_err_and(|e| e == EINVAL),
+        );
+        drop(pages);
+
+        assert_eq!(outside, [(0, 0); 6]);
+        assert_eq!(inside, (1, 1));
+        assert_eq!(stored, (true, true, true));
+        Ok(())
+    }
+
+    /// Calls `copy` with an iterator over two bytes of the stack.
+    fn with_iter(source: u32, copy: impl FnOnce(*mut bindings::iov_iter) -> usize) -> usize {
+        let mut bytes = [0u8; 2];
+        let bytes = bindings::kvec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        };
+        let mut iter = MaybeUninit::uninit();
+        // SAFETY: `bytes` outlives the use of `iter`.
+        unsafe { bindings::iov_iter_kvec(iter.as_mut_ptr(), source, &raw const bytes, 1, 2) };
+        copy(iter.as_mut_ptr())
+    }
+
+    fn copy_out(pages: &ShmemPages, chunk: Chunk) -> usize {
+        // SAFETY: The iterator is a destination, and used here only.
+        with_iter(bindings::ITER_DEST, |iter| unsafe {
+            pages.copy_to_iter(chunk, IovIterDest::from_raw(iter))
+        })
+    }
+
+    fn copy_in(pages: &ShmemPages, chunk: Chunk) -> usize {
+        // SAFETY: The iterator is a source, and used here only.
+        with_iter(bindings::ITER_SOURCE, |iter| unsafe {
+            pages.copy_from_iter(chunk, IovIterSource::from_raw(iter))
+        })
+    }
+}

@@ -151,3 +151,118 @@ impl<T: VmOperations> VmOperationsVTable<T> {
         }
     }
 }
+
+#[kunit_tests(rust_mmapdev_vm_operations)]
+mod tests {
+    use kernel::sync::atomic::{Atomic, Relaxed};
+
+    use super::*;
+
+    const ADDRESS: usize = 0x7000;
+    const PGOFF: usize = 5;
+
+    /// Counts its VMAs, and answers every fault with the same result.
+    struct Probe {
+        vmas: Atomic<i32>,
+        answer: Result,
+    }
+
+    impl Probe {
+        fn new(answer: Result) -> Result<Arc<Self>> {
+            let vmas = Atomic::new(0);
+            Ok(Arc::new(Self { vmas, answer }, GFP_KERNEL)?)
+        }
+    }
+
+    impl VmOperations for Probe {
+        fn open(&self) {
+            self.vmas.fetch_add(1, Relaxed);
+        }
+
+        fn close(&self) {
+            self.vmas.fetch_sub(1, Relaxed);
+        }
+
+        fn fault(&self, fault: &VmFault<'_>) -> Result {
+            if (fault.address(), fault.pgoff()) != (ADDRESS, PGOFF) {
+                return Err(ENXIO);
+            }
+            self.answer
+        }
+    }
+
+    /// A VMA of no address space, with `data`.
+    fn vma(data: &Arc<Probe>) -> bindings::vm_area_struct {
+        let mut vma = pin_init::zeroed();
+        // SAFETY: No one else knows the VMA, so that it counts as one that is being set up.
+        unsafe { VmaNew::from_raw(&raw mut vma) }.set_operations(data.clone());
+        vma
+    }
+
+    #[test]
+    fn the_table_has_open_close_and_fault_alone() {
+        const WORDS: usize = size_of::<bindings::vm_operations_struct>() / size_of::<usize>();
+        let table = VmOperationsVTable::<Probe>::VTABLE;
+        // SAFETY: A table of function pointers, and nothing else.
+        let words: [usize; WORDS] = unsafe { core::mem::transmute(table) };
+        assert!(table.open.is_some() && table.close.is_some() && table.fault.is_some());
+        assert_eq!(words.iter().filter(|word| **word != 0).count(), 3);
+    }
+
+    #[test]
+    fn each_vma_has_a_reference() -> Result {
+        let data = Probe::new(Ok(()))?;
+        let mut first = vma(&data);
+        let one = data.vmas.load(Relaxed);
+        let mut second = first;
+        // SAFETY: `second` is a copy of `first`, each is opened and closed once, and `first`
+        // still exists when its copy is opened.
+        let (two, in_use, one_again) = unsafe {
+            VmOperationsVTable::<Probe>::open(&raw mut second);
+            let two = data.vmas.load(Relaxed);
+            VmOperationsVTable::<Probe>::close(&raw mut first);
+            let one_again = data.vmas.load(Relaxed);
+            let in_use = Arc::into_unique_or_drop(data).is_none();
+            (two, in_use, one_again)
+        };
+        // SAFETY: The last VMA still has its reference, so that its data live.
+        let (data, none) = unsafe {
+            let data = Arc::from(VmOperationsVTable::<Probe>::data(&raw const second));
+            VmOperationsVTable::<Probe>::close(&raw mut second);
+            let none = data.vmas.load(Relaxed);
+            (data, none)
+        };
+        let unused = Arc::into_unique_or_drop(data).is_some();
+
+        assert_eq!((one, two, one_again, none), (1, 2, 1, 0));
+        assert!(in_use);
+        assert!(unused);
+        Ok(())
+    }
+
+    #[test]
+    fn the_core_gets_what_became_of_a_fault() -> Result {
+        for (answer, expected) in [
+            (Ok(()), bindings::vm_fault_reason_VM_FAULT_NOPAGE),
+            (Err(EBUSY), bindings::vm_fault_reason_VM_FAULT_NOPAGE),
+            (Err(ENOMEM), bindings::vm_fault_reason_VM_FAULT_OOM),
+            (Err(EFAULT), bindings::vm_fault_reason_VM_FAULT_SIGBUS),
+            (Err(EINVAL), bindings::vm_fault_reason_VM_FAULT_SIGBUS),
+        ] {
+            let data = Probe::new(answer)?;
+            let mut vma = vma(&data);
+            let mut fault: bindings::vm_fault = pin_init::zeroed();
+            fault.__bindgen_anon_1.vma = &raw mut vma;
+            fault.__bindgen_anon_1.address = ADDRESS;
+            fault.__bindgen_anon_1.pgoff = PGOFF;
+            // SAFETY: The VMA has this table, and no one else knows it.
+            let reason = unsafe {
+                let reason = VmOperationsVTable::<Probe>::fault(&raw mut fault);
+                VmOperationsVTable::<Probe>::close(&raw mut vma);
+                reason
+            };
+            assert_eq!(reason, expected);
+        }
+        Ok(())
+    }
+}
