@@ -8,6 +8,7 @@ use std::{
         fd::AsFd,
         unix::process::{CommandExt, ExitStatusExt},
     },
+    path::Path,
     process::{Command, ExitCode, ExitStatus, Stdio},
     time::Duration,
 };
@@ -34,6 +35,9 @@ const TIME_LIMIT: Duration = Duration::from_secs(20);
 
 /// The same with `--long`.
 const LONG_TIME_LIMIT: Duration = Duration::from_secs(1800);
+
+/// How much longer things take on the debug kernel, with its checks at every turn.
+const DEBUG_FACTOR: u32 = 10;
 
 /// How a test's process gets to know of `--long` and `--seed N`.
 const LONG: &str = "DEVICE_LONG";
@@ -78,6 +82,11 @@ pub fn skip(reason: &str) -> ! {
 /// Whether the tests that may go on for any time are to do so.
 pub fn long() -> bool {
     std::env::var_os(LONG).is_some()
+}
+
+/// Whether this is the debug kernel: stock ones have no leak detector.
+pub fn on_debug_kernel() -> bool {
+    Path::new("/sys/kernel/debug/kmemleak").exists()
 }
 
 /// What random choices begin with: the same one in every run, unless asked otherwise.
@@ -178,6 +187,11 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
     let limit = match environment.iter().any(|(key, _)| *key == LONG) {
         true => LONG_TIME_LIMIT,
         false => TIME_LIMIT,
+    };
+    let limit = if on_debug_kernel() {
+        limit * DEBUG_FACTOR
+    } else {
+        limit
     };
     let ended = ends_within(group, limit)?;
     // Fails when nothing of the group is left, which is how it should be.

@@ -23,6 +23,7 @@ mod fsx;
 mod futex;
 mod io;
 mod ioctl;
+mod kunit;
 mod lifecycle;
 mod locks;
 mod mmap;
@@ -66,6 +67,7 @@ const TESTS: &[&[Test]] = &[
     futex::TESTS,
     io::TESTS,
     ioctl::TESTS,
+    kunit::TESTS,
     lifecycle::TESTS,
     locks::TESTS,
     mmap::TESTS,
