@@ -56,7 +56,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        abstractions::kunit::{map_count, references, release_closed_files, AddressSpace, KernelFile},
+        abstractions::kunit::{
+            map_count, references, release_closed_files, AddressSpace, KernelFile,
+        },
         device::Device,
     };
 

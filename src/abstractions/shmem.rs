@@ -379,7 +379,9 @@ mod tests {
         let inside = (copy_out(&pages, last_byte), copy_in(&pages, last_byte));
         let stored = (
             pages.store(2, &[0]).is_err_and(|e| e == EINVAL),
-            pages.store(0, &[0; PAGE_SIZE + 1][..]).is_err_and(|e| e == EINVAL),
+            pages
+                .store(0, &[0; PAGE_SIZE + 1][..])
+                .is_err_and(|e| e == EINVAL),
             pages.clear(2).is_err_and(|e| e == EINVAL),
         );
         drop(pages);
