@@ -342,20 +342,23 @@ mod tests {
     }
 
     #[test]
-    fn a_pending_signal_ends_it() {
-        let task = current!().as_ptr();
-        // SAFETY: The C `SIG_KTHREAD`, which only stands for a handler.
-        let handler = unsafe { core::mem::transmute::<usize, bindings::__sighandler_t>(2) };
-        // SAFETY: The current task is valid.
-        let result = unsafe {
-            bindings::kernel_sigaction(bindings::SIGUSR1 as i32, handler);
-            bindings::send_sig(bindings::SIGUSR1 as i32, task, 1);
+    fn a_fatal_signal_ends_it_and_no_other() {
+        let ended = [bindings::SIGUSR1, bindings::SIGKILL].map(|signal| {
+            let (task, signal) = (current!().as_ptr(), signal as i32);
+            // SAFETY: The C `SIG_KTHREAD`, which only stands for a handler.
+            let handler = unsafe { core::mem::transmute::<usize, bindings::__sighandler_t>(2) };
+            // SAFETY: The current task is valid.
+            unsafe {
+                bindings::kernel_sigaction(signal, handler);
+                bindings::send_sig(signal, task, 1);
+            }
             let result = ShmemPages::new(c"kunit", 3);
-            bindings::flush_signals(task);
-            result
-        };
+            // SAFETY: As above.
+            unsafe { bindings::flush_signals(task) };
+            result.is_err_and(|e| e == EINTR)
+        });
 
-        assert!(matches!(result, Err(e) if e == EINTR));
+        assert_eq!(ended, [false, true]);
     }
 
     #[test]
