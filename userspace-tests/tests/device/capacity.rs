@@ -3,7 +3,6 @@
 //! large copy ends when its process is killed.
 
 use std::{
-    fs,
     os::fd::{AsRawFd, OwnedFd},
     path::Path,
     sync::atomic::{AtomicU32, Ordering::SeqCst},
@@ -19,6 +18,7 @@ use rustix::{
 use crate::{
     harness::{long, skip, tests},
     support::{
+        cgroup::Cgroup,
         memory::{self, Map, RW, SHARED, mmap, page},
         module::{self, Log},
         open,
@@ -140,48 +140,6 @@ fn loads_give_every_page_back() {
     assert!(kept < ROUNDS / 2, "{kept} pages after {ROUNDS} rounds");
 }
 
-/// A memory cgroup of the test's own, removed when dropped.
-struct Cgroup(&'static str);
-
-impl Cgroup {
-    fn new() -> Self {
-        let (target, kind) = (c"/sys/fs/cgroup", c"cgroup2");
-        // SAFETY: the strings have an end. EBUSY: it is mounted already.
-        unsafe {
-            libc::mount(
-                kind.as_ptr(),
-                target.as_ptr(),
-                kind.as_ptr(),
-                0,
-                std::ptr::null(),
-            )
-        };
-        fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory")
-            .expect("the memory controller");
-        let path = "/sys/fs/cgroup/capacity";
-        fs::create_dir_all(path).expect("a cgroup");
-        Self(path)
-    }
-
-    fn set(&self, file: &str, value: &str) {
-        fs::write(format!("{}/{file}", self.0), value).expect(file);
-    }
-
-    fn get(&self, file: &str) -> String {
-        fs::read_to_string(format!("{}/{file}", self.0)).expect(file)
-    }
-
-    fn peak(&self) -> usize {
-        self.get("memory.peak").trim().parse().expect("a number")
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(self.0);
-    }
-}
-
 /// Memory for all of the buffer but its last pages: all or nothing.
 fn running_out_of_memory_at_the_end_is_enomem() {
     const SIZE: usize = 32 * MIB;
@@ -189,17 +147,16 @@ fn running_out_of_memory_at_the_end_is_enomem() {
     module::unload_if_loaded();
     need(SIZE);
     let load_with = |limit: &str| {
-        let cgroup = Cgroup::new();
+        let cgroup = Cgroup::new("capacity");
         cgroup.set("memory.max", limit);
         let child = fork(|link| {
-            cgroup.set("cgroup.procs", "0");
+            cgroup.enter();
             let result = module::load(&parameters);
             link.send(result.map_or_else(|err| err.raw_os_error() as u64, |()| 0));
         });
         let error = child.link.receive() as i32;
         child.join();
-        let events = cgroup.get("memory.events");
-        assert!(events.contains("oom_kill 0"), "nobody is killed: {events}");
+        assert_eq!(cgroup.oom_kills(), 0, "nobody is killed");
         (error, cgroup.peak())
     };
     let (error, peak) = load_with("max");

@@ -14,7 +14,9 @@ use rustix::{
 use crate::{
     harness::{skip, tests},
     support::{
-        assert_same, errno,
+        assert_same,
+        cgroup::Cgroup,
+        errno,
         memory::{self, Advice, RW, SHARED, mmap, page, private, shared},
         module::{self, Log, fdinfo, fresh, initial, live_mappings, references},
         open, pread,
@@ -198,27 +200,14 @@ fn more_than_all_memory_is_enomem() {
 /// Memory runs out on the way: in a memory cgroup that has room for half of the buffer. Nobody
 /// is killed for it.
 fn running_out_of_memory_is_enomem() {
-    const CGROUP: &str = "/sys/fs/cgroup/small";
     const PAGES: u64 = 4096;
     module::unload_if_loaded();
-    let (target, kind) = (c"/sys/fs/cgroup", c"cgroup2");
-    // SAFETY: the strings have an end. EBUSY: it is mounted already.
-    unsafe {
-        libc::mount(
-            kind.as_ptr(),
-            target.as_ptr(),
-            kind.as_ptr(),
-            0,
-            std::ptr::null(),
-        )
-    };
-    fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory").expect("the memory controller");
-    fs::create_dir_all(CGROUP).expect("a cgroup");
+    let cgroup = Cgroup::new("small");
     let limit = PAGES * page() as u64 / 2;
-    fs::write(format!("{CGROUP}/memory.max"), limit.to_string()).expect("memory.max");
+    cgroup.set("memory.max", &limit.to_string());
     assert_no_memory(PAGES, |parameters| {
         let child = fork(|link| {
-            fs::write(format!("{CGROUP}/cgroup.procs"), "0").expect("enter the cgroup");
+            cgroup.enter();
             link.send(
                 module::load(parameters).map_or_else(|err| err.raw_os_error() as u64, |()| 0),
             );
@@ -230,9 +219,7 @@ fn running_out_of_memory_is_enomem() {
             error => Err(Errno::from_raw_os_error(error as i32)),
         }
     });
-    let events = fs::read_to_string(format!("{CGROUP}/memory.events")).expect("memory.events");
-    assert!(events.lines().any(|line| line == "oom_kill 0"), "{events}");
-    fs::remove_dir(CGROUP).expect("the cgroup is empty");
+    assert_eq!(cgroup.oom_kills(), 0, "nobody is killed");
 }
 
 fn the_module_is_gpl_and_says_so() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the tests stand on: the module, the processes and the memory they deal with.
 
+pub mod cgroup;
 pub mod memory;
 pub mod module;
 pub mod proc;
