@@ -39,9 +39,10 @@ const LONG_TIME_LIMIT: Duration = Duration::from_secs(1800);
 /// How much longer things take on the debug kernel, with its checks at every turn.
 const DEBUG_FACTOR: u32 = 10;
 
-/// How a test's process gets to know of `--long` and `--seed N`.
+/// How a test's process gets to know of `--long`, `--seed N` and `--duration S`.
 const LONG: &str = "DEVICE_LONG";
 const SEED: &str = "DEVICE_SEED";
+const DURATION: &str = "DEVICE_DURATION";
 
 /// Exit status of a test that says that it cannot be run here.
 const SKIPPED: i32 = 77;
@@ -91,7 +92,17 @@ pub fn on_debug_kernel() -> bool {
 
 /// What random choices begin with: the same one in every run, unless asked otherwise.
 pub fn seed() -> u64 {
-    std::env::var(SEED).map_or(1, |seed| seed.parse().expect("a number"))
+    number(SEED).unwrap_or(1)
+}
+
+/// How long the tests that go on for as long as they are told are to do so, in all.
+pub fn duration() -> Option<Duration> {
+    number(DURATION).map(Duration::from_secs)
+}
+
+fn number(key: &str) -> Option<u64> {
+    let value = std::env::var(key).ok()?;
+    Some(value.parse().expect("a number"))
 }
 
 /// What `main` does: one test or one role, when this is the process of such a one, and otherwise
@@ -121,13 +132,15 @@ fn take_options(args: &mut Vec<String>) -> Vec<(&'static str, String)> {
         args.remove(i);
         environment.push((LONG, String::new()));
     }
-    if let Some(i) = args.iter().position(|arg| arg == "--seed") {
-        let seed = args.drain(i..args.len().min(i + 2)).nth(1);
-        let Some(seed) = seed.filter(|seed| seed.parse::<u64>().is_ok()) else {
-            eprintln!("error: --seed takes a number");
-            std::process::exit(2)
-        };
-        environment.push((SEED, seed));
+    for (option, key) in [("--seed", SEED), ("--duration", DURATION)] {
+        if let Some(i) = args.iter().position(|arg| arg == option) {
+            let value = args.drain(i..args.len().min(i + 2)).nth(1);
+            let Some(value) = value.filter(|value| value.parse::<u64>().is_ok()) else {
+                eprintln!("error: {option} takes a number");
+                std::process::exit(2)
+            };
+            environment.push((key, value));
+        }
     }
     environment
 }
@@ -175,24 +188,32 @@ fn run_all(tests: Vec<&'static Test>, mut args: Vec<String>) -> ExitCode {
 /// Runs a test in a process of its own, and sees to it that nothing of it is left.
 fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed> {
     let mut output = File::from(memfd_create("output", MemfdFlags::CLOEXEC)?);
+    let value = |of| environment.iter().find(|(key, _)| *key == of);
+    let duration = value(DURATION).map(|(_, seconds)| seconds.parse().expect("a number"));
+    // Whoever waits for long wants to see where it is.
+    let stdio = |file: &File| match duration {
+        Some(_) => Ok(Stdio::inherit()),
+        None => file.try_clone().map(Stdio::from),
+    };
     let mut child = Command::new("/proc/self/exe")
         .args(["--test-process", name])
         .envs(environment.iter().map(|(key, value)| (key, value)))
         .stdin(Stdio::null())
-        .stdout(output.try_clone()?)
-        .stderr(output.try_clone()?)
+        .stdout(stdio(&output)?)
+        .stderr(stdio(&output)?)
         .process_group(0)
         .spawn()?;
     let group = Pid::from_child(&child);
-    let limit = match environment.iter().any(|(key, _)| *key == LONG) {
-        true => LONG_TIME_LIMIT,
-        false => TIME_LIMIT,
+    let limit = match value(LONG) {
+        Some(_) => LONG_TIME_LIMIT,
+        None => TIME_LIMIT,
     };
     let limit = if on_debug_kernel() {
         limit * DEBUG_FACTOR
     } else {
         limit
     };
+    let limit = limit + Duration::from_secs(duration.unwrap_or(0));
     let ended = ends_within(group, limit)?;
     // Fails when nothing of the group is left, which is how it should be.
     let _ = kill_process_group(group, Signal::KILL);
