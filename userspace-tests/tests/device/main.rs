@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The device's contract, call by call. Runs in the VM: `make qemu-test`.
 //!
-//! `device [PATTERN] [--list] [--long] [--seed N]` runs the tests whose names contain PATTERN and
-//! closes with the line `N passed, N failed`. With `--long`, those that can do more of the same do
-//! so, for hours in all; the random ones begin with seed N.
+//! `device [PATTERN] [--list] [--long] [--duration S] [--seed N]` runs the tests whose names contain
+//! PATTERN and closes with the line `N passed, N failed`. With `--long`, those that can do more of
+//! the same do so, for hours in all; the storms go on for S seconds; the random ones begin with
+//! seed N.
 
 // A test that no table names is dead code.
 #![deny(dead_code)]
@@ -45,6 +46,7 @@ mod s4_3_cow;
 mod s5_cost;
 mod s6_practice;
 mod seek;
+mod storm;
 mod sync;
 mod uring;
 
@@ -89,6 +91,7 @@ const TESTS: &[&[Test]] = &[
     s5_cost::TESTS,
     s6_practice::TESTS,
     seek::TESTS,
+    storm::TESTS,
     sync::TESTS,
     uring::TESTS,
 ];

@@ -5,6 +5,7 @@
 use std::{
     ffi::c_void,
     fs::{self, File},
+    mem::ManuallyDrop,
     os::{fd::AsFd, unix::fs::FileExt},
     ptr,
     sync::atomic::{AtomicU32, AtomicU64},
@@ -84,13 +85,18 @@ pub fn private(fd: impl AsFd, pages: usize) -> Map {
 
 /// `pages` pages of anonymous memory.
 pub fn anonymous(pages: usize, prot: ProtFlags, flags: MapFlags) -> Map {
+    try_anonymous(pages, prot, flags).expect("mmap anonymous")
+}
+
+/// The same where memory may have run out.
+pub fn try_anonymous(pages: usize, prot: ProtFlags, flags: MapFlags) -> io::Result<Map> {
     let len = pages * page();
     // SAFETY: the kernel picks free addresses.
-    let start = unsafe { mm::mmap_anonymous(ptr::null_mut(), len, prot, flags) };
-    Map {
-        start: start.expect("mmap anonymous").cast(),
+    let start = unsafe { mm::mmap_anonymous(ptr::null_mut(), len, prot, flags) }?;
+    Ok(Map {
+        start: start.cast(),
         len,
-    }
+    })
 }
 
 impl Map {
@@ -235,6 +241,8 @@ impl Map {
 
     /// mremap(2) onto the range of `place`.
     pub fn remap_onto(&mut self, place: Map) -> io::Result<()> {
+        // A call that fails may have unmapped it: then it is not ours any more.
+        let place = ManuallyDrop::new(place);
         // SAFETY: both ranges belong to us, and no reference into them is alive.
         unsafe {
             mm::mremap_fixed(
@@ -245,7 +253,7 @@ impl Map {
                 place.raw(0),
             )
         }?;
-        *self = place.replacing(self);
+        *self = ManuallyDrop::into_inner(place).replacing(self);
         Ok(())
     }
 

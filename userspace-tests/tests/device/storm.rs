@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Storms: processes of several threads each that do everything at once, short of memory, killed
+//! by each other and by the kernel, while CPUs come and go and somebody tries insmod and rmmod.
+//! The buffer holds what it is to hold all the while, and nothing is left when a storm is over.
+//!
+//! The seed decides what each worker does, one operation after the other; when, the scheduler does.
+
+mod ledger;
+mod pressure;
+mod worker;
+
+use std::{
+    any::Any,
+    fs,
+    ops::Range,
+    sync::atomic::Ordering::SeqCst,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::OFlags,
+    io::Errno,
+    process::{
+        Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, nice, set_child_subreaper, wait,
+    },
+};
+
+use crate::{
+    harness::{duration, seed, tests},
+    support::{
+        assert_same,
+        cgroup::Cgroup,
+        errno,
+        memory::{page, private, shared},
+        module::{self, initial, live_mappings, references},
+        open, pread,
+        proc::{available, meminfo, nobodys_pages},
+        pwrite, system_call,
+    },
+};
+use ledger::{CELL, Ledger, PROCESSES, THREADS, mixed};
+use pressure::{Cpu, Swap, want_all_memory};
+use worker::{KINDS, Worker, end, end_with_panics};
+
+tests![one_page, many_pages];
+
+/// How long each of the tests goes on by default.
+const SHORT: Duration = Duration::from_secs(4);
+/// A longer one is one storm of this length after the other, each with a module of its own.
+const PHASE: Duration = Duration::from_secs(60);
+/// How often a longer one says where it is.
+const REPORT: Duration = Duration::from_secs(30);
+/// How often the storm is looked after.
+const TURN: Duration = Duration::from_millis(10);
+/// How often somebody tries insmod and rmmod, and a CPU comes or goes.
+const PROVOCATION: Duration = Duration::from_secs(1);
+/// How long after the end of a process that wants all memory there is the next one.
+const HOG: Duration = Duration::from_secs(5);
+/// How much nicer this process is than those of the storm, which are many.
+const AHEAD: i32 = -10;
+/// After how long it says which workers have not come to an end. The test's time limit ends them.
+const END: Duration = Duration::from_secs(10);
+
+fn one_page() {
+    weather(1, 3500 << 10);
+}
+
+fn many_pages() {
+    weather(1000, 4500 << 10);
+}
+
+/// Storms over a buffer of `pages` pages, with workers that have `memory` bytes among them.
+fn weather(pages: usize, memory: usize) {
+    let length = duration().map_or(SHORT, |all| all / TESTS.len() as u32);
+    module::unload_if_loaded();
+    set_child_subreaper(Some(getpid())).expect("PR_SET_CHILD_SUBREAPER");
+    nice(AHEAD).expect("nice");
+    let ledger: &Ledger = Box::leak(Box::new(Ledger::new(pages, seed())));
+    let before = Memory::now();
+    let mut storm = Storm::new(ledger, memory);
+    let swap = Swap::on(2 * memory);
+    if swap.is_none() {
+        println!("without swap: this kernel has no zram built in");
+    }
+    while storm.start.elapsed() < length {
+        let rest = length - storm.start.elapsed();
+        storm.rage(rest.min(PHASE));
+    }
+    drop(swap);
+    println!("{}", storm.describe());
+    drop(storm);
+    before.assert_given_back();
+}
+
+struct Storm {
+    ledger: &'static Ledger,
+    cgroup: Cgroup,
+    cpu: Cpu,
+    start: Instant,
+    reported: Instant,
+    /// Storms so far, with the present one.
+    number: u64,
+    processes: [Option<Pid>; PROCESSES],
+    /// The process that wants all memory; otherwise when the last one ended.
+    hog: Result<Pid, Instant>,
+    /// Processes that were killed, and loads and unloads that were refused.
+    killed: u64,
+    refused: u64,
+    /// Processes that the OOM killer has ended before, whatever it was out of.
+    oom_kills: u64,
+}
+
+impl Storm {
+    fn new(ledger: &'static Ledger, memory: usize) -> Self {
+        let cgroup = Cgroup::new("storm");
+        cgroup.set("memory.max", &memory.to_string());
+        let now = Instant::now();
+        Self {
+            ledger,
+            cgroup,
+            cpu: Cpu::new(),
+            start: now,
+            reported: now,
+            number: 0,
+            processes: [None; PROCESSES],
+            hog: Err(now),
+            killed: 0,
+            refused: 0,
+            oom_kills: vm_oom_kills(),
+        }
+    }
+
+    /// One storm, from insmod to rmmod.
+    fn rage(&mut self, length: Duration) {
+        let ledger = self.ledger;
+        self.number += 1;
+        module::load(&format!("buffer_pages={}", ledger.pages)).expect("insmod");
+        assert_same(
+            &pread(0, ledger.size()),
+            &initial(ledger.size()),
+            "a new buffer",
+        );
+        ledger.fill(|word| {
+            let words: Vec<u8> = (0..ledger.cells())
+                .flat_map(|cell| word(cell).to_ne_bytes())
+                .collect();
+            pwrite(0, &words);
+        });
+        // What holds the module, besides the workers: another thing each time.
+        let anchor: Box<dyn Any> = match self.number % 3 {
+            0 => Box::new(open(OFlags::RDWR)),
+            1 => Box::new(shared(open(OFlags::RDWR), 1)),
+            _ => Box::new(private(open(OFlags::RDWR), 1)),
+        };
+
+        let start = Instant::now();
+        let mut provoked = start;
+        ledger.common().stop.store(0, SeqCst);
+        while start.elapsed() < length {
+            for process in 0..PROCESSES {
+                if self.processes[process].is_none() {
+                    self.start(process);
+                }
+            }
+            if provoked.elapsed() >= PROVOCATION {
+                self.provoke();
+                self.cpu.switch();
+                provoked = Instant::now();
+            }
+            self.let_hog_loose();
+            self.report();
+            self.reap();
+            thread::sleep(TURN);
+        }
+        self.end();
+        self.check_buffer();
+        drop(anchor);
+        assert_eq!(
+            live_mappings(),
+            0,
+            "live mappings when all processes have ended"
+        );
+        assert_eq!(references(), 0, "references when all processes have ended");
+        module::unload().expect("rmmod when all processes have ended");
+    }
+
+    /// Starts a process, with the next generation of workers in its slots.
+    fn start(&mut self, process: usize) {
+        let workers: Vec<_> = slots(process)
+            .map(|slot| {
+                let generation = self.ledger.slot(slot).next_generation();
+                (slot, mixed([seed(), self.number, slot as u64, generation]))
+            })
+            .collect();
+        let ledger = self.ledger;
+        let pid = self.fork(|| {
+            let common = &shared(open(OFlags::RDWR), ledger.pages);
+            self.cgroup.enter();
+            thread::scope(|scope| {
+                for (slot, seed) in workers {
+                    let worker = move || Worker::new(ledger, common, slot, seed).run();
+                    // Short of memory, like any other call: then it's the next generation's turn.
+                    if thread::Builder::new().spawn_scoped(scope, worker).is_err() {
+                        end(0);
+                    }
+                }
+            });
+        });
+        self.processes[process] = Some(pid);
+        self.ledger.common().pids[process].store(pid.as_raw_nonzero().get(), SeqCst);
+    }
+
+    /// insmod and rmmod must be refused.
+    fn provoke(&mut self) {
+        for _ in 0..10 {
+            assert_eq!(errno(module::unload()), Errno::AGAIN, "rmmod");
+        }
+        let error = errno(module::load(""));
+        assert!(
+            matches!(error, Errno::EXIST | Errno::NOMEM),
+            "insmod: {error}"
+        );
+        self.refused += 11;
+    }
+
+    /// Takes all memory of the VM now and then, in a long run: it takes a while.
+    fn let_hog_loose(&mut self) {
+        if duration().is_some() && self.hog.is_err_and(|ended| ended.elapsed() >= HOG) {
+            self.hog = Ok(self.fork(|| want_all_memory()));
+        }
+    }
+
+    /// Takes note of the processes that have ended. Whether any are left.
+    fn reap(&mut self) -> bool {
+        loop {
+            let (pid, status) = match wait(WaitOptions::NOHANG) {
+                Ok(Some(ended)) => ended,
+                Ok(None) => return true,
+                Err(err) => {
+                    assert_eq!(err, Errno::CHILD, "wait");
+                    return false;
+                }
+            };
+            let by_kill = status.terminating_signal() == Some(Signal::KILL.as_raw());
+            self.killed += u64::from(by_kill);
+            if self.hog == Ok(pid) {
+                self.hog = Err(Instant::now());
+            }
+            // Otherwise it may be the guest of a worker that was killed.
+            let process = self.processes.iter().position(|of| *of == Some(pid));
+            if !by_kill && status.exit_status() != Some(0) {
+                self.fail(process, status);
+            }
+            if let Some(process) = process {
+                self.processes[process] = None;
+                self.ledger.common().pids[process].store(0, SeqCst);
+                for slot in slots(process) {
+                    self.ledger.is_gone(slot);
+                }
+            }
+        }
+    }
+
+    fn fail(&self, process: Option<usize>, status: WaitStatus) -> ! {
+        let who = process.map_or("a worker's guest".into(), |process| self.who(process));
+        let how = match status.terminating_signal() {
+            Some(signal) => format!("was killed by signal {signal}"),
+            None => "has failed, as it says above".into(),
+        };
+        panic!("{who} {how}\n{}", self.describe());
+    }
+
+    fn who(&self, process: usize) -> String {
+        let worker = |slot| format!("worker {slot} at {}", self.ledger.slot(slot).describe());
+        let workers: Vec<_> = slots(process).map(worker).collect();
+        format!("the process of {}", workers.join(", "))
+    }
+
+    /// Half of the processes come to an end of their own, the others are killed.
+    fn end(&mut self) {
+        let start = Instant::now();
+        self.ledger.common().stop.store(1, SeqCst);
+        for pid in self.processes.iter().step_by(2).flatten().chain(&self.hog) {
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        let mut is_late = false;
+        while self.reap() {
+            if !is_late && start.elapsed() > END {
+                is_late = true;
+                for process in (0..PROCESSES).filter(|&process| self.processes[process].is_some()) {
+                    println!(
+                        "after {} s there still is {}",
+                        END.as_secs(),
+                        self.who(process)
+                    );
+                }
+            }
+            thread::sleep(TURN);
+        }
+    }
+
+    /// The buffer, when nobody stores to it any more, as calls and mappings show it.
+    fn check_buffer(&self) {
+        let ledger = self.ledger;
+        let device = open(OFlags::RDWR);
+        let ways = [
+            ("pread at the end", pread(0, ledger.size())),
+            (
+                "shared mapping at the end",
+                shared(&device, ledger.pages).bytes(),
+            ),
+            (
+                "private mapping at the end",
+                private(&device, ledger.pages).bytes(),
+            ),
+        ];
+        for (way, bytes) in ways {
+            let words = bytes
+                .chunks_exact(CELL)
+                .map(|word| u64::from_ne_bytes(word.try_into().expect("a word")));
+            ledger.check(&ledger.before(), 0, &words.collect::<Vec<_>>(), way);
+        }
+    }
+
+    /// Says where a long run is.
+    fn report(&mut self) {
+        if duration().is_some() && self.reported.elapsed() >= REPORT {
+            eprintln!("\n{}", self.brief());
+            self.reported = Instant::now();
+        }
+    }
+
+    /// One line.
+    fn brief(&self) -> String {
+        let operations: u64 = self
+            .ledger
+            .common()
+            .operations
+            .iter()
+            .map(|n| n.load(SeqCst))
+            .sum();
+        format!(
+            "{} page(s), --seed {}: storm {}, {} s, {operations} operations, {} processes killed",
+            self.ledger.pages,
+            seed(),
+            self.number,
+            self.start.elapsed().as_secs(),
+            self.killed,
+        )
+    }
+
+    fn describe(&self) -> String {
+        let common = self.ledger.common();
+        let made = common.operations.iter().zip(KINDS);
+        let made: Vec<_> = made
+            .map(|(n, (kind, _))| format!("{} {kind:?}", n.load(SeqCst)))
+            .collect();
+        let in_cgroup = self.cgroup.oom_kills();
+        format!(
+            "{}, {in_cgroup} of them when the cgroup was out of memory, {} when the VM was
+    {}
+    {} calls failed for want of memory; {} insmods and rmmods refused; a CPU came or went {} times
+    {} cells compared, {} not, as somebody was storing to them",
+            self.brief(),
+            vm_oom_kills() - self.oom_kills - in_cgroup,
+            made.join(", "),
+            common.refused.load(SeqCst),
+            self.refused,
+            self.cpu.switches,
+            common.compared.load(SeqCst),
+            common.moving.load(SeqCst),
+        )
+    }
+
+    /// A process of the storm's.
+    fn fork(&self, body: impl FnOnce()) -> Pid {
+        // SAFETY: the test's process has one thread, so the child may do everything.
+        match system_call(unsafe { libc::fork() }).expect("fork") {
+            0 => {
+                end_with_panics(self.ledger);
+                nice(-AHEAD).expect("nice");
+                body();
+                end(0)
+            }
+            pid => Pid::from_raw(pid as i32).expect("fork returns a pid"),
+        }
+    }
+}
+
+/// The workers of a process.
+fn slots(process: usize) -> Range<usize> {
+    process * THREADS..(process + 1) * THREADS
+}
+
+/// Processes that the OOM killer has ended since boot.
+fn vm_oom_kills() -> u64 {
+    let vmstat = fs::read_to_string("/proc/vmstat").expect("vmstat");
+    let line = vmstat
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "));
+    line.expect("oom_kill").parse().expect("a number")
+}
+
+/// What a storm must not take for good.
+#[derive(Debug)]
+struct Memory {
+    nobodys_pages: i64,
+    shmem: i64,
+    available: i64,
+}
+
+impl Memory {
+    fn now() -> Self {
+        Self {
+            nobodys_pages: nobodys_pages(),
+            shmem: meminfo("Shmem"),
+            available: available(),
+        }
+    }
+
+    /// Caches, lists of free pages and the like make for a difference.
+    fn assert_given_back(&self) {
+        let now = Self::now();
+        let page = page() as i64;
+        assert!(
+            now.nobodys_pages - self.nobodys_pages < 16
+                && now.shmem - self.shmem < 16 * page
+                && self.available - now.available < meminfo("MemTotal") / 16,
+            "the storms have taken memory for good: {self:?} before, {now:?} after"
+        );
+    }
+}
