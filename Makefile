@@ -7,6 +7,8 @@
 KERNEL =
 # Tests to run, by name.
 TESTS =
+# How long `make torture` goes on, in seconds.
+DURATION = 600
 # What the random tests begin with; empty is 1.
 SEED =
 # A kernel build tree to build the module for with the host's tools.
@@ -16,7 +18,7 @@ kernel = $(if $(KERNEL),--kernel '$(KERNEL)')
 
 # Kbuild asks for the file of this name only when there is no Kbuild, so
 # everything below is for people.
-.PHONY: module demo qemu-test long-test vm-run-test mutants shell check help clean distclean
+.PHONY: module demo qemu-test long-test torture vm-run-test mutants shell check help clean distclean
 
 module: ## build rust_mmapdev.ko, for the VM's kernel or for KDIR=
 ifneq ($(KDIR),)
@@ -35,6 +37,9 @@ qemu-test: ## run the tests in the VM; TESTS=pattern runs some
 
 long-test: ## the same tests at length, for some hours; TESTS=, SEED=
 	@scripts/qemu-test $(kernel) --long $(if $(SEED),--seed '$(SEED)') $(if $(TESTS),'$(TESTS)')
+
+torture: ## storms over the device for DURATION=600 seconds; SEED=
+	@scripts/qemu-test $(kernel) --duration '$(DURATION)' $(if $(SEED),--seed '$(SEED)') storm
 
 vm-run-test: ## run the tests of scripts/vm-run itself
 	@scripts/vm-run-test
