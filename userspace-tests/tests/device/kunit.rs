@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the module's KUnit tests found, which run whenever it is loaded into the debug kernel.
+//! What the module's KUnit tests find, which run when it is loaded into the debug kernel.
 
 use std::fs;
 
@@ -13,6 +13,9 @@ tests![every_case_passes];
 /// A directory a suite, of the suites of all modules that are loaded.
 const SUITES: &str = "/sys/kernel/debug/kunit";
 
+/// Which suites run when their module is loaded. `qemu/init` has set it to none after the first load.
+const FILTER: &str = "/sys/module/kunit/parameters/filter_glob";
+
 const OF_THE_MODULE: [&str; 3] = [
     "rust_mmapdev_mapping",
     "rust_mmapdev_shmem",
@@ -23,7 +26,9 @@ fn every_case_passes() {
     if !on_debug_kernel() {
         skip("only the debug kernel has KUnit");
     }
+    fs::write(FILTER, "*").expect(FILTER);
     reload("");
+    fs::write(FILTER, "none").expect(FILTER);
     for suite in OF_THE_MODULE {
         let results = fs::read_to_string(format!("{SUITES}/{suite}/results"))
             .unwrap_or_else(|err| panic!("results of {suite}: {err}"));
