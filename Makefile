@@ -3,7 +3,7 @@
 # The targets of this project; what they do is in scripts/. The module's own
 # build description is in Kbuild.
 
-# The VM's kernel: 7.3, 7.2, ...; empty is the newest that is supported.
+# The VM's kernel: 7.3, 7.2, ..., or debug; empty is the newest that is supported.
 KERNEL =
 # Tests to run, by name.
 TESTS =
@@ -54,7 +54,8 @@ check: ## formatting, lints and the rules of the source tree
 	@scripts/check
 
 help: ## list the targets
-	@echo 'make TARGET [KERNEL=7.2]   (without KERNEL: the newest supported)'
+	@echo 'make TARGET [KERNEL=7.2]   (without KERNEL: the newest supported; debug: one'
+	@echo '                            with the checks of qemu/debug.config)'
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 16
 
 clean: ## remove what was built here
