@@ -124,15 +124,18 @@ impl ShmemPages {
 
     /// Maps the pages `range` at the start of `vma`: `vm_insert_pages()`.
     ///
-    /// EINVAL: there are no such pages; EFAULT: the VMA is smaller than the range; ENOMEM: no
-    /// memory for page tables; EBUSY: something is mapped there already. Pages inserted before a
-    /// failure stay: it is for an mmap handler, whose VMA the caller takes down.
+    /// EINVAL: there are no such pages, or the VMA is smaller than the range; ENOMEM: no memory
+    /// for page tables; EBUSY: something is mapped there already. Pages inserted before a failure
+    /// stay: it is for an mmap handler, whose VMA the caller takes down.
     pub(crate) fn insert(&self, vma: &VmaMixedMap, range: Range<usize>) -> Result {
         let pages = self.pages.get(range).ok_or(EINVAL)?;
         let mut count = pages.len();
+        if count > (vma.end() - vma.start()) / PAGE_SIZE {
+            return Err(EINVAL);
+        }
         // SAFETY:
         // - By its type invariants, `vma` is valid, is locked, and has VM_MIXEDMAP set, so that
-        //   its flags are not written. `vm_insert_pages()` checks that the range is within it.
+        //   its flags are not written. The range is within it, as was just checked.
         // - `pages` are `count` valid pages by our type invariants, and of a kind that may be
         //   mapped. The array is not written to: the C parameter only lacks a `const`.
         // - Each PTE gets a page reference of its own, so the pages may be mapped for longer than
@@ -145,6 +148,8 @@ impl ShmemPages {
                 &raw mut count,
             )
         })
+        // Within the VMA, EFAULT is what it says when there is no memory for the upper levels.
+        .map_err(|e| if e == EFAULT { ENOMEM } else { e })
     }
 
     /// Copies the bytes of `chunk` to `to`: `copy_page_to_iter()`.
