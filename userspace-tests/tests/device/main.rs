@@ -18,6 +18,7 @@ mod content;
 mod cow;
 mod cycles;
 mod examples;
+mod failnth;
 mod fault;
 mod fdinfo;
 mod fsx;
@@ -63,6 +64,7 @@ const TESTS: &[&[Test]] = &[
     cow::TESTS,
     cycles::TESTS,
     examples::TESTS,
+    failnth::TESTS,
     fault::TESTS,
     fdinfo::TESTS,
     fsx::TESTS,

@@ -2,6 +2,7 @@
 //! What the tests stand on: the module, the processes and the memory they deal with.
 
 pub mod cgroup;
+pub mod injection;
 pub mod memory;
 pub mod module;
 pub mod proc;
