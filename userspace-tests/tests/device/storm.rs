@@ -40,7 +40,7 @@ use crate::{
     },
 };
 use ledger::{CELL, Ledger, PROCESSES, THREADS, mixed};
-use pressure::{Cpu, Swap, want_all_memory};
+use pressure::{Swap, replug_cpu, want_all_memory};
 use worker::{KINDS, Worker, end, end_with_panics};
 
 tests![one_page, many_pages];
@@ -53,8 +53,10 @@ const PHASE: Duration = Duration::from_secs(60);
 const REPORT: Duration = Duration::from_secs(30);
 /// How often the storm is looked after.
 const TURN: Duration = Duration::from_millis(10);
-/// How often somebody tries insmod and rmmod, and a CPU comes or goes.
+/// How often somebody tries insmod and rmmod.
 const PROVOCATION: Duration = Duration::from_secs(1);
+/// How long there are all CPUs before one goes and comes again, which takes a moment.
+const REPLUG: Duration = Duration::from_secs(3);
 /// How long after the end of a process that wants all memory there is the next one.
 const HOG: Duration = Duration::from_secs(5);
 /// How much nicer this process is than those of the storm, which are many.
@@ -96,7 +98,6 @@ fn weather(pages: usize, memory: usize) {
 struct Storm {
     ledger: &'static Ledger,
     cgroup: Cgroup,
-    cpu: Cpu,
     start: Instant,
     reported: Instant,
     /// Storms so far, with the present one.
@@ -104,9 +105,10 @@ struct Storm {
     processes: [Option<Pid>; PROCESSES],
     /// The process that wants all memory; otherwise when the last one ended.
     hog: Result<Pid, Instant>,
-    /// Processes that were killed, and loads and unloads that were refused.
+    /// Processes that were killed, loads and unloads that were refused, CPUs that went and came.
     killed: u64,
     refused: u64,
+    replugged: u64,
     /// Processes that the OOM killer has ended before, whatever it was out of.
     oom_kills: u64,
 }
@@ -119,7 +121,6 @@ impl Storm {
         Self {
             ledger,
             cgroup,
-            cpu: Cpu::new(),
             start: now,
             reported: now,
             number: 0,
@@ -127,6 +128,7 @@ impl Storm {
             hog: Err(now),
             killed: 0,
             refused: 0,
+            replugged: 0,
             oom_kills: vm_oom_kills(),
         }
     }
@@ -155,7 +157,7 @@ impl Storm {
         };
 
         let start = Instant::now();
-        let mut provoked = start;
+        let (mut provoked, mut replugged) = (start, start);
         ledger.common().stop.store(0, SeqCst);
         while start.elapsed() < length {
             for process in 0..PROCESSES {
@@ -165,8 +167,11 @@ impl Storm {
             }
             if provoked.elapsed() >= PROVOCATION {
                 self.provoke();
-                self.cpu.switch();
                 provoked = Instant::now();
+            }
+            if replugged.elapsed() >= REPLUG {
+                self.replugged += u64::from(replug_cpu());
+                replugged = Instant::now();
             }
             self.let_hog_loose();
             self.report();
@@ -360,14 +365,14 @@ impl Storm {
         format!(
             "{}, {in_cgroup} of them when the cgroup was out of memory, {} when the VM was
     {}
-    {} calls failed for want of memory; {} insmods and rmmods refused; a CPU came or went {} times
+    {} calls failed for want of memory; {} insmods and rmmods refused; a CPU went and came {} times
     {} cells compared, {} not, as somebody was storing to them",
             self.brief(),
             vm_oom_kills() - self.oom_kills - in_cgroup,
             made.join(", "),
             common.refused.load(SeqCst),
             self.refused,
-            self.cpu.switches,
+            self.replugged,
             common.compared.load(SeqCst),
             common.moving.load(SeqCst),
         )

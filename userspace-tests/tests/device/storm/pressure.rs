@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a storm happens in: swap, CPUs that come and go, and a process that wants all memory.
 
-use std::{fs, io, mem::forget, path::Path, process::Command, thread::sleep, time::Duration};
+use std::{fs, mem::forget, path::Path, process::Command, thread::sleep, time::Duration};
 
 use rustix::process::nice;
 
@@ -41,41 +41,16 @@ impl Drop for Swap {
     }
 }
 
-/// The CPU that is taken away and given back, where the VM has a second one. On when dropped.
-pub struct Cpu {
-    is_on: bool,
-    pub switches: u64,
-}
-
-impl Cpu {
+/// Takes a CPU away and gives it back, where the VM has two. Whether it has.
+pub fn replug_cpu() -> bool {
     const ONLINE: &str = "/sys/devices/system/cpu/cpu1/online";
-
-    pub fn new() -> Self {
-        Self {
-            is_on: true,
-            switches: 0,
+    let has_two = Path::new(ONLINE).exists();
+    if has_two {
+        for value in ["0", "1"] {
+            fs::write(ONLINE, value).unwrap_or_else(|err| panic!("{value} to {ONLINE}: {err}"));
         }
     }
-
-    pub fn switch(&mut self) {
-        let value = if self.is_on { "0" } else { "1" };
-        match fs::write(Self::ONLINE, value) {
-            Ok(()) => {
-                self.is_on = !self.is_on;
-                self.switches += 1;
-            }
-            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
-            Err(err) => panic!("{}: {err}", Self::ONLINE),
-        }
-    }
-}
-
-impl Drop for Cpu {
-    fn drop(&mut self) {
-        if !self.is_on {
-            self.switch();
-        }
-    }
+    has_two
 }
 
 /// The life of a process that takes memory until the OOM killer comes for it.
