@@ -23,6 +23,7 @@ mod fault;
 mod fdinfo;
 mod fsx;
 mod futex;
+mod hostile;
 mod io;
 mod ioctl;
 mod kunit;
@@ -69,6 +70,7 @@ const TESTS: &[&[Test]] = &[
     fdinfo::TESTS,
     fsx::TESTS,
     futex::TESTS,
+    hostile::TESTS,
     io::TESTS,
     ioctl::TESTS,
     kunit::TESTS,

@@ -1,0 +1,1106 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Makes the calls of a hostile program, and knows what each may come to.
+
+use std::{
+    fs,
+    os::fd::AsRawFd,
+    ptr,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    thread,
+};
+
+use rust_mmapdev::{
+    Device,
+    uapi::{
+        RUST_MMAPDEV_ABI_VERSION, RUST_MMAPDEV_IOC_CLEAR, RUST_MMAPDEV_IOC_INFO, RUST_MMAPDEV_PATH,
+        rust_mmapdev_info,
+    },
+};
+use rustix::{
+    io::{self, Errno},
+    process::Signal,
+};
+
+use super::{
+    call::{
+        Area, Call, FIXED, Fd, FileOperation, Lock, Meanwhile, Memory, Mmap, Request, Step,
+        Transfer,
+    },
+    kcov::Kcov,
+    layout::{self, Access, Layout, OWN_LEN, Range},
+    touch::touch,
+};
+use crate::support::{memory::page, module::fdinfo, system_call};
+
+/// What a call came to.
+pub type Outcome = io::Result<usize>;
+
+/// What a call came to, or what is wrong with that.
+type Judged = Result<Outcome, String>;
+
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(format!($($message)+));
+        }
+    };
+}
+
+/// A system call by its number, as the arguments are none that a library would let pass.
+macro_rules! syscall {
+    ($number:ident $(, $argument:expr)* $(,)?) => {
+        // SAFETY: what the kernel writes, it writes to memory that `layout` has set aside.
+        system_call(unsafe { libc::syscall(libc::$number $(, $argument)*) })
+    };
+}
+
+/// What a descriptor is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Device {
+        read: bool,
+        write: bool,
+    },
+    /// Another file, or no descriptor to use.
+    Other,
+}
+
+/// A process that runs a program.
+pub struct Caller<'a> {
+    layout: Layout,
+    /// The device, opened by the parent for reading and writing.
+    device: &'a Device,
+    recorder: Option<&'a Kcov>,
+    slots: [(i32, Kind); Fd::SLOTS + 1],
+    /// No other process accesses the buffer.
+    alone: bool,
+    /// It is the first process of the program.
+    first: bool,
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        for (fd, _) in self.slots {
+            if fd >= 0 {
+                syscall!(SYS_close, fd).expect("close");
+            }
+        }
+    }
+}
+
+const CLOSED: (i32, Kind) = (-1, Kind::Other);
+
+impl<'a> Caller<'a> {
+    /// `recorder` is for a second thread.
+    pub fn new(device: &'a Device, layout: Layout, recorder: Option<&'a Kcov>) -> Self {
+        let mut this = Self {
+            layout,
+            device,
+            recorder,
+            slots: [CLOSED; Fd::SLOTS + 1],
+            alone: true,
+            first: true,
+        };
+        for (slot, flags) in [(0, libc::O_RDWR), (1, libc::O_RDONLY), (2, libc::O_WRONLY)] {
+            this.open(flags as u32, Fd(slot)).expect("open");
+        }
+        let mut ends = [0_i32; 2];
+        syscall!(SYS_pipe2, ends.as_mut_ptr(), libc::O_NONBLOCK).expect("pipe2");
+        this.slots[3] = (ends[0], Kind::Other);
+        this.slots[4] = (ends[1], Kind::Other);
+        syscall!(SYS_write, ends[1], c"in the pipe".as_ptr(), 11).expect("write");
+        let memfd = syscall!(SYS_memfd_create, c"file".as_ptr(), 0).expect("memfd_create");
+        syscall!(SYS_ftruncate, memfd, 2 * page()).expect("ftruncate");
+        this.slots[5] = (memfd as i32, Kind::Other);
+        this
+    }
+
+    /// Makes one call; the error says what is wrong with its outcome.
+    pub fn make(&mut self, step: Step) -> Judged {
+        match step.meanwhile {
+            // A process that was forked by one with threads had better have none.
+            Some(meanwhile) if self.first => {
+                let (started, over) = (AtomicU32::new(0), AtomicBool::new(false));
+                let (layout, device, recorder) = (self.layout, self.device, self.recorder);
+                thread::scope(|scope| {
+                    let other = scope.spawn(|| {
+                        if let Some(recorder) = recorder {
+                            recorder.record();
+                        }
+                        while !over.load(SeqCst) {
+                            disturb(layout, device, meanwhile);
+                            started.store(1, SeqCst);
+                        }
+                    });
+                    while started.load(SeqCst) == 0 {
+                        thread::yield_now();
+                    }
+                    let judged = self.call(step.call, false);
+                    over.store(true, SeqCst);
+                    // Not only its closure is to have ended: it records until its very end.
+                    other.join().expect("the second thread");
+                    judged
+                })
+            }
+            _ => self.call(step.call, true),
+        }
+    }
+
+    /// Ends the program's processes: only the first one returns.
+    pub fn finish(&self) {
+        if !self.first {
+            // SAFETY: ends the process without running what its parent has registered.
+            unsafe { libc::_exit(0) };
+        }
+        while syscall!(SYS_wait4, -1, 0, 0, 0).is_ok() {}
+    }
+
+    fn slot(&self, fd: Fd) -> (i32, Kind) {
+        self.slots[usize::from(fd.0)]
+    }
+
+    /// Puts a descriptor into a slot, in the place of what was there.
+    fn put(&mut self, to: Fd, fd: i32, kind: Kind) {
+        let slot = usize::from(to.0);
+        // The last one stays closed.
+        let (old, _) = match slot < Fd::SLOTS {
+            true => std::mem::replace(&mut self.slots[slot], (fd, kind)),
+            false => (fd, kind),
+        };
+        if old >= 0 {
+            syscall!(SYS_close, old).expect("close");
+        }
+    }
+
+    /// `calm`: no other thread changes mappings.
+    fn call(&mut self, call: Call, calm: bool) -> Judged {
+        let l = self.layout;
+        match call {
+            Call::Open { flags, to } => {
+                let outcome = self.open(flags, to);
+                allow(outcome, &[Errno::INVAL, Errno::EXIST, Errno::NOTDIR])
+            }
+            Call::Close(fd) => {
+                let (fd_number, _) = self.slot(fd);
+                let outcome = syscall!(SYS_close, fd_number);
+                if outcome.is_ok() {
+                    self.slots[usize::from(fd.0)] = CLOSED;
+                }
+                ensure!(outcome.is_ok() || fd_number < 0, "close fails: {outcome:?}");
+                Ok(outcome)
+            }
+            Call::Dup { fd, to } => {
+                let (fd, kind) = self.slot(fd);
+                let outcome = syscall!(SYS_dup, fd);
+                if let Ok(copy) = outcome {
+                    self.put(to, copy as i32, kind);
+                }
+                allow(outcome, &[Errno::BADF])
+            }
+            Call::Map(mmap) => self.mmap(mmap),
+            Call::MapAnonymous { area, protection } => {
+                let Range { start, len } = l.area(area);
+                let flags = libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_PRIVATE;
+                Ok(syscall!(SYS_mmap, start, len, protection, flags, -1, 0))
+            }
+            Call::Unmap(area) => {
+                let Range { start, len } = l.area(area);
+                let outcome = syscall!(SYS_munmap, start, len);
+                allow(outcome, &[Errno::INVAL, Errno::NOMEM])
+            }
+            Call::Remap {
+                area,
+                len: new_len,
+                flags,
+                to,
+            } => {
+                let Range { start, len } = l.area(area);
+                let to = l.ptr(to);
+                // What is to stay as it is, is not mapped over.
+                let flags = match (Range { start: to, len: 1 }).access() {
+                    Access::Unknown => flags,
+                    _ => flags & !FIXED,
+                };
+                let outcome = syscall!(SYS_mremap, start, len, l.len(new_len), flags, to);
+                use Errno as E;
+                allow(outcome, &[E::FAULT, E::INVAL, E::NOMEM, E::AGAIN, E::PERM])
+            }
+            Call::Protect { area, protection } => {
+                let Range { start, len } = l.area(area);
+                let outcome = syscall!(SYS_mprotect, start, len, protection);
+                allow(outcome, &[Errno::ACCESS, Errno::INVAL, Errno::NOMEM])
+            }
+            Call::Advise { area, advice } => {
+                let Range { start, len } = l.area(area);
+                let outcome = syscall!(SYS_madvise, start, len, advice);
+                use Errno as E;
+                allow(
+                    outcome,
+                    &[
+                        E::ACCESS,
+                        E::AGAIN,
+                        E::BADF,
+                        E::BUSY,
+                        E::FAULT,
+                        E::INVAL,
+                        E::NOMEM,
+                        E::PERM,
+                    ],
+                )
+            }
+            Call::Sync { area, flags } => {
+                let Range { start, len } = l.area(area);
+                let outcome = syscall!(SYS_msync, start, len, flags);
+                allow(outcome, &[Errno::BUSY, Errno::INVAL, Errno::NOMEM])
+            }
+            Call::Lock { area, how } => {
+                let Range { start, len } = l.area(area);
+                let outcome = match how {
+                    Lock::Lock => syscall!(SYS_mlock, start, len),
+                    Lock::LockOnFault => syscall!(SYS_mlock2, start, len, 1),
+                    Lock::Unlock => syscall!(SYS_munlock, start, len),
+                };
+                allow(outcome, &[Errno::AGAIN, Errno::INVAL, Errno::NOMEM])
+            }
+            Call::InCore { area, vector } => {
+                let Range { start, len } = l.area(area);
+                // One byte for each page.
+                let len = len.min(OWN_LEN / 2 * page());
+                let outcome = syscall!(SYS_mincore, start, len, l.ptr(vector));
+                allow(
+                    outcome,
+                    &[Errno::AGAIN, Errno::FAULT, Errno::INVAL, Errno::NOMEM],
+                )
+            }
+            Call::RemapFilePages { area, page: first } => {
+                let Range { start, len } = l.area(area);
+                let outcome = syscall!(SYS_remap_file_pages, start, len, 0, first, 0);
+                ensure!(
+                    outcome.is_err() || first as usize + len / page() <= l.pages,
+                    "remap_file_pages of {len} bytes from page {first} on is done"
+                );
+                use Errno as E;
+                allow(
+                    outcome,
+                    &[
+                        E::ACCESS,
+                        E::AGAIN,
+                        E::INVAL,
+                        E::NOMEM,
+                        E::NXIO,
+                        E::OVERFLOW,
+                    ],
+                )
+            }
+            Call::Touch { at, write } => self.touch(l.ptr(at), write, calm),
+            Call::Transfer(transfer) => self.transfer(transfer, calm),
+            Call::Seek { fd, offset, whence } => self.seek(fd, l.offset(offset), whence),
+            Call::Ioctl {
+                fd,
+                request,
+                argument,
+            } => self.ioctl(fd, request, l.ptr(argument)),
+            Call::Splice {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                len,
+                flags,
+            } => {
+                let mut offsets =
+                    [from_offset, to_offset].map(|offset| offset.map(|o| l.offset(o)));
+                let [from_offset, to_offset] = offsets.each_mut().map(pointer);
+                let (from, to) = (self.slot(from).0, self.slot(to).0);
+                let len = l.len(len);
+                let outcome = syscall!(SYS_splice, from, from_offset, to, to_offset, len, flags);
+                allow(outcome, COPIES)
+            }
+            Call::SendFile {
+                from,
+                to,
+                offset,
+                len,
+            } => {
+                let mut offset = offset.map(|offset| l.offset(offset));
+                let (from, to) = (self.slot(from).0, self.slot(to).0);
+                let outcome = syscall!(SYS_sendfile, to, from, pointer(&mut offset), l.len(len));
+                allow(outcome, COPIES)
+            }
+            Call::CopyFileRange {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                len,
+            } => {
+                let mut offsets =
+                    [from_offset, to_offset].map(|offset| offset.map(|o| l.offset(o)));
+                let [from_offset, to_offset] = offsets.each_mut().map(pointer);
+                let (from, to) = (self.slot(from).0, self.slot(to).0);
+                let len = l.len(len);
+                let outcome = syscall!(
+                    SYS_copy_file_range,
+                    from,
+                    from_offset,
+                    to,
+                    to_offset,
+                    len,
+                    0
+                );
+                allow(outcome, COPIES)
+            }
+            Call::Vmsplice {
+                pipe,
+                memory,
+                flags,
+            } => {
+                let vector = self.vector(memory);
+                // It is not to wait for a reader.
+                let flags = flags | libc::SPLICE_F_NONBLOCK;
+                let (at, count) = (vector.at, vector.count);
+                Ok(syscall!(SYS_vmsplice, self.slot(pipe).0, at, count, flags))
+            }
+            Call::ProcessVm {
+                write,
+                local,
+                remote,
+            } => {
+                let (local, remote) = (self.vector(local), self.vector(remote));
+                let (local, remote) = ((local.at, local.count), (remote.at, remote.count));
+                let pid = std::process::id();
+                let outcome = match write {
+                    false => {
+                        syscall!(
+                            SYS_process_vm_readv,
+                            pid,
+                            local.0,
+                            local.1,
+                            remote.0,
+                            remote.1,
+                            0
+                        )
+                    }
+                    true => {
+                        syscall!(
+                            SYS_process_vm_writev,
+                            pid,
+                            local.0,
+                            local.1,
+                            remote.0,
+                            remote.1,
+                            0
+                        )
+                    }
+                };
+                allow(outcome, &[Errno::FAULT, Errno::INVAL, Errno::NOMEM])
+            }
+            Call::ProcMem {
+                write,
+                at,
+                buffer,
+                len,
+            } => {
+                let file = fs::File::options()
+                    .read(true)
+                    .write(true)
+                    .open("/proc/self/mem");
+                let file = file.expect("/proc/self/mem");
+                let (fd, buffer, len, at) =
+                    (file.as_raw_fd(), l.ptr(buffer), l.len(len), l.ptr(at));
+                let outcome = match write {
+                    false => syscall!(SYS_pread64, fd, buffer, len, at),
+                    true => syscall!(SYS_pwrite64, fd, buffer, len, at),
+                };
+                use Errno as E;
+                allow(outcome, &[E::FAULT, E::INVAL, E::IO, E::OVERFLOW])
+            }
+            Call::FdInfo(fd) => self.fdinfo(fd, calm),
+            Call::File {
+                fd,
+                operation,
+                offset,
+                len,
+            } => self.file_operation(fd, operation, l.offset(offset), l.len(len)),
+            Call::Poll { fd, epoll } => self.poll(fd, epoll),
+            Call::Control {
+                fd,
+                command,
+                argument,
+                value,
+            } => {
+                const LOCKS: [i32; 2] = [libc::F_GETLK, libc::F_SETLK];
+                let argument = match command as i32 {
+                    command if LOCKS.contains(&command) => l.ptr(argument),
+                    // No call is to wait for a pipe.
+                    libc::F_SETFL => usize::from(value) | libc::O_NONBLOCK as usize,
+                    libc::F_DUPFD_CLOEXEC => 0,
+                    _ => value.into(),
+                };
+                let outcome = syscall!(SYS_fcntl, self.slot(fd).0, command, argument);
+                if let (Ok(copy), libc::F_DUPFD_CLOEXEC) = (outcome, command as i32) {
+                    syscall!(SYS_close, copy).expect("close");
+                }
+                Ok(outcome)
+            }
+            Call::RecordLock {
+                fd,
+                open_file,
+                exclusive,
+                offset,
+                len,
+            } => {
+                let kind = [libc::F_RDLCK, libc::F_WRLCK][usize::from(exclusive)];
+                let lock = libc::flock {
+                    l_type: kind as i16,
+                    l_whence: libc::SEEK_SET as i16,
+                    l_start: l.offset(offset),
+                    l_len: l.offset(len),
+                    l_pid: 0,
+                };
+                let command = [libc::F_SETLK, libc::F_OFD_SETLK][usize::from(open_file)];
+                let outcome = syscall!(SYS_fcntl, self.slot(fd).0, command, &raw const lock);
+                allow(
+                    outcome,
+                    &[Errno::AGAIN, Errno::BADF, Errno::INVAL, Errno::OVERFLOW],
+                )
+            }
+            Call::Flock { fd, operation } => {
+                // LOCK_NB: it is not to wait.
+                let outcome = syscall!(SYS_flock, self.slot(fd).0, operation | 4);
+                allow(outcome, &[Errno::AGAIN, Errno::BADF, Errno::INVAL])
+            }
+            Call::Futex { at, wait } => {
+                let at = l.ptr(at);
+                let at_once = [0_i64; 2];
+                let outcome = match wait {
+                    false => syscall!(SYS_futex, at, libc::FUTEX_WAKE, 1),
+                    true => syscall!(SYS_futex, at, libc::FUTEX_WAIT, 0, at_once.as_ptr()),
+                };
+                allow(
+                    outcome,
+                    &[Errno::AGAIN, Errno::FAULT, Errno::INVAL, Errno::TIMEDOUT],
+                )
+            }
+            Call::Fork => Ok(self.fork(calm)),
+        }
+    }
+
+    fn open(&mut self, flags: u32, to: Fd) -> Outcome {
+        let path = RUST_MMAPDEV_PATH.as_ptr();
+        let fd = syscall!(SYS_openat, libc::AT_FDCWD, path, flags, 0)?;
+        let access = flags as i32 & libc::O_ACCMODE;
+        let kind = match flags as i32 & libc::O_PATH {
+            0 => Kind::Device {
+                read: access == libc::O_RDONLY || access == libc::O_RDWR,
+                write: access == libc::O_WRONLY || access == libc::O_RDWR,
+            },
+            _ => Kind::Other,
+        };
+        self.put(to, fd as i32, kind);
+        Ok(fd)
+    }
+
+    fn fork(&mut self, calm: bool) -> Outcome {
+        if !self.first {
+            return Ok(0);
+        }
+        // Whatever happens from now on may be the other process's doing.
+        self.alone = false;
+        // SAFETY: a forked process only makes calls, and has one thread.
+        let pid = system_call(unsafe { libc::fork() })?;
+        if pid == 0 {
+            self.first = false;
+            if !calm {
+                // It would wait for a thread that it does not have.
+                self.finish();
+            }
+        }
+        Ok(0)
+    }
+
+    fn mmap(&mut self, mmap: Mmap) -> Judged {
+        let l = self.layout;
+        let (fd, kind) = self.slot(mmap.fd);
+        let Range { start, len } = l.area(mmap.area);
+        let offset = l.offset(mmap.offset);
+        let mut flags = mmap.flags;
+        if !mmap.anywhere {
+            flags |= libc::MAP_FIXED as u32;
+        }
+        // The end of another file may come in the middle of a page, and a page be past it.
+        let Kind::Device { read, write } = kind else {
+            return Ok(Err(Errno::BADF));
+        };
+        let outcome = syscall!(SYS_mmap, start, len, mmap.protection, flags, fd, offset);
+        let has = |bits: i32| flags & bits as u32 != 0;
+        let asks = |bits: i32| mmap.protection & bits as u32 != 0;
+        let pages = len.div_ceil(page()) as u128;
+        let first = offset as u64 / page() as u64;
+        let fits = u128::from(first) + pages <= l.pages as u128;
+        let sharing = flags & libc::MAP_TYPE as u32;
+        let denied = !read || (asks(libc::PROT_WRITE) && !write && sharing & 1 != 0);
+        let odd = len == 0
+            || offset % page() as i64 != 0
+            || start % page() != 0
+            || !(1..=3).contains(&sharing)
+            || has(libc::MAP_HUGETLB | libc::MAP_GROWSDOWN | libc::MAP_SYNC | libc::MAP_LOCKED)
+            || mmap.protection > 7;
+        let right = match outcome {
+            Ok(_) => fits && !denied && !asks(libc::PROT_EXEC) && offset % page() as i64 == 0,
+            Err(Errno::NXIO) => !fits,
+            Err(Errno::PERM) => asks(libc::PROT_EXEC),
+            Err(Errno::ACCESS) => denied,
+            Err(Errno::INVAL) => odd,
+            Err(Errno::OVERFLOW) => !fits,
+            Err(Errno::EXIST) => has(libc::MAP_FIXED_NOREPLACE),
+            Err(Errno::OPNOTSUPP) => sharing == 3,
+            // Addresses that there are not, or too much of them.
+            Err(Errno::NOMEM) => !fits || start == 0 || Range { start, len }.is_absurd(),
+            Err(_) => false,
+        };
+        ensure!(
+            right,
+            "mmap of {len} bytes at offset {offset}, protection {:#x}, flags {flags:#x}, {kind:?}: {}",
+            mmap.protection,
+            shown(outcome)
+        );
+        Ok(outcome)
+    }
+
+    fn touch(&self, address: usize, write: bool, calm: bool) -> Judged {
+        let Err(signal) = touch(address, write) else {
+            return Ok(Ok(0));
+        };
+        ensure!(signal == Signal::SEGV, "access to {address:#x}: {signal:?}");
+        if calm {
+            let maps = fs::read_to_string("/proc/self/maps").expect("maps");
+            let allowing = maps.lines().find(|line| allows(line, address, write));
+            ensure!(
+                allowing.is_none(),
+                "access to {address:#x}: {signal:?}, and there is {allowing:?}"
+            );
+        }
+        // As a call would put it.
+        Ok(Err(Errno::FAULT))
+    }
+
+    fn seek(&self, fd: Fd, offset: i64, whence: u32) -> Judged {
+        let (fd, kind) = self.slot(fd);
+        let outcome = syscall!(SYS_lseek, fd, offset, whence);
+        if let Kind::Device { .. } = kind {
+            ensure!(
+                outcome.is_ok_and(|at| at <= self.layout.size())
+                    || matches!(outcome, Err(Errno::INVAL | Errno::NXIO)),
+                "lseek to {offset} from {whence}: {}",
+                shown(outcome)
+            );
+        }
+        Ok(outcome)
+    }
+
+    fn ioctl(&self, fd: Fd, request: Request, argument: usize) -> Judged {
+        let number = match request {
+            Request::Info => RUST_MMAPDEV_IOC_INFO,
+            Request::Clear => RUST_MMAPDEV_IOC_CLEAR,
+            Request::Near { clear, bit } => {
+                let from = [RUST_MMAPDEV_IOC_INFO, RUST_MMAPDEV_IOC_CLEAR][usize::from(clear)];
+                from ^ 1 << bit
+            }
+            Request::OfType {
+                number,
+                size_and_direction,
+            } => {
+                let head = RUST_MMAPDEV_IOC_INFO & 0xff00;
+                u32::from(size_and_direction) << 16 | head | u32::from(number)
+            }
+            Request::Other(number) => number,
+        };
+        let (fd, kind) = self.slot(fd);
+        layout::set_own(PATTERN);
+        let outcome = syscall!(SYS_ioctl, fd, number, argument);
+        let Kind::Device { write, .. } = kind else {
+            return Ok(outcome);
+        };
+        let memory = Range {
+            start: argument,
+            len: size_of::<rust_mmapdev_info>(),
+        };
+        let right = match (number, outcome) {
+            (RUST_MMAPDEV_IOC_INFO, Ok(0)) => memory.access() != Access::Never,
+            (RUST_MMAPDEV_IOC_INFO, Err(Errno::FAULT)) => {
+                !matches!(memory.access(), Access::Own(_))
+            }
+            (RUST_MMAPDEV_IOC_INFO, _) => false,
+            (RUST_MMAPDEV_IOC_CLEAR, Ok(0)) => write,
+            (RUST_MMAPDEV_IOC_CLEAR, Err(Errno::BADF)) => !write,
+            (RUST_MMAPDEV_IOC_CLEAR, _) => false,
+            _ if matches!(request, Request::Other(_)) => return Ok(outcome),
+            _ => outcome == Err(Errno::NOTTY),
+        };
+        ensure!(
+            right,
+            "ioctl {number:#x} with {argument:#x}, {kind:?}: {}",
+            shown(outcome)
+        );
+        let mut expected = PATTERN.to_vec();
+        let found = layout::own();
+        if number == RUST_MMAPDEV_IOC_INFO {
+            match memory.access() {
+                Access::Own(at) => {
+                    let answer = [
+                        &(self.layout.size() as u64).to_ne_bytes()[..],
+                        &(page() as u32).to_ne_bytes(),
+                        &RUST_MMAPDEV_ABI_VERSION.to_ne_bytes(),
+                    ];
+                    expected[at..at + memory.len].copy_from_slice(&answer.concat());
+                }
+                // Some of the answer may be there.
+                Access::OwnUpTo(at, len) => {
+                    expected[at..at + len].copy_from_slice(&found[at..at + len]);
+                }
+                _ => {}
+            }
+        }
+        same(&found, &expected, "memory after ioctl")?;
+        Ok(outcome)
+    }
+
+    fn fdinfo(&self, fd: Fd, calm: bool) -> Judged {
+        let (fd, Kind::Device { .. }) = self.slot(fd) else {
+            return Ok(Err(Errno::BADF));
+        };
+        let size = fdinfo(&fd, "buffer_size");
+        ensure!(
+            size == self.layout.size() as u64,
+            "fdinfo: buffer_size {size}"
+        );
+        let live = fdinfo(&fd, "live_mappings");
+        if self.alone && calm {
+            let maps = fs::read_to_string("/proc/self/maps").expect("maps");
+            let there = maps.lines().filter(|line| line.ends_with(Device::PATH));
+            let there = there.count() as u64;
+            ensure!(
+                live == there,
+                "fdinfo: {live} live mappings, and {there} in maps"
+            );
+        }
+        Ok(Ok(0))
+    }
+
+    fn file_operation(&self, fd: Fd, operation: FileOperation, offset: i64, len: usize) -> Judged {
+        let (fd, kind) = self.slot(fd);
+        use FileOperation::*;
+        let outcome = match operation {
+            Stat => {
+                let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+                syscall!(SYS_fstat, fd, stat.as_mut_ptr())
+            }
+            Truncate => syscall!(SYS_ftruncate, fd, offset.min(2 * page() as i64)),
+            Allocate => syscall!(SYS_fallocate, fd, 0, offset, len.min(OWN_LEN)),
+            PunchHole => syscall!(SYS_fallocate, fd, 3, offset, len),
+            Sync => syscall!(SYS_fsync, fd),
+            DataSync => syscall!(SYS_fdatasync, fd),
+            SyncRange => syscall!(SYS_sync_file_range, fd, offset, len, 7),
+            ReadAhead => syscall!(SYS_readahead, fd, offset, len),
+            Advise => syscall!(SYS_fadvise64, fd, offset, len, len % 8),
+        };
+        if let Kind::Device { .. } = kind {
+            use Errno as E;
+            let refusals: &[E] = match operation {
+                Stat | Sync | DataSync => &[],
+                _ => &[E::BADF, E::FBIG, E::INVAL, E::NODEV, E::OPNOTSUPP, E::SPIPE],
+            };
+            ensure!(
+                outcome.err().is_none_or(|errno| refusals.contains(&errno)),
+                "{operation:?} at {offset}, {len} bytes: {}",
+                shown(outcome)
+            );
+        }
+        Ok(outcome)
+    }
+
+    fn poll(&self, fd: Fd, epoll: bool) -> Judged {
+        let (fd, _) = self.slot(fd);
+        if !epoll {
+            let mut entry = libc::pollfd {
+                fd,
+                events: !0,
+                revents: 0,
+            };
+            let outcome = syscall!(SYS_poll, &raw mut entry, 1, 0);
+            return allow(outcome, &[]);
+        }
+        let instance = syscall!(SYS_epoll_create1, 0).expect("epoll_create1");
+        let mut event = libc::epoll_event { events: 1, u64: 0 };
+        let add = libc::EPOLL_CTL_ADD;
+        let outcome = syscall!(SYS_epoll_ctl, instance, add, fd, &raw mut event);
+        syscall!(SYS_close, instance).expect("close");
+        allow(outcome, &[Errno::BADF, Errno::PERM])
+    }
+
+    /// The `struct iovec`s of a call.
+    fn vector(&self, memory: Memory) -> Vector {
+        let resolve = |buffers: &[_]| Vector::new(buffers, self.layout);
+        match memory {
+            Memory::One(buffer) => resolve(&[buffer]),
+            Memory::Vector(buffers) => resolve(&buffers),
+            Memory::LongVector(buffers) => resolve(&buffers),
+            Memory::BadVector { at, count } => Vector {
+                entries: vec![],
+                at: self.layout.ptr(at),
+                count: count.into(),
+            },
+        }
+    }
+
+    fn position(&self, fd: i32) -> Option<i64> {
+        let at = syscall!(SYS_lseek, fd, 0, libc::SEEK_CUR).ok()?;
+        Some(at as i64)
+    }
+
+    fn transfer(&self, transfer: Transfer, calm: bool) -> Judged {
+        let (fd, kind) = self.slot(transfer.fd);
+        let vector = self.vector(transfer.memory);
+        let before = self.position(fd);
+        layout::set_own(PATTERN);
+        let offset = transfer.offset.map(|offset| self.layout.offset(offset));
+        let outcome = make_transfer(fd, transfer, &vector, offset);
+        // With flags, -1 stands for the position too.
+        let offset = offset.filter(|&offset| transfer.flags.is_none() || offset != -1);
+
+        // What is there now: all that is not to change, and what is, as far as it is known.
+        let found = layout::own();
+        let known = calm && self.alone && kind != Kind::Other;
+        let done = outcome.unwrap_or(0);
+        let parts = vector.own_parts(done);
+        let at = offset.or(before).unwrap_or(0);
+        let mut expected = PATTERN.to_vec();
+        if known && let Some(parts) = &parts {
+            let mut buffer = vec![0; done];
+            let n = io::pread(self.device, &mut buffer, at.max(0) as u64).expect("pread");
+            ensure!(
+                n == done,
+                "{done} bytes at {at}, and pread finds {n} bytes there"
+            );
+            let mut rest = &buffer[..];
+            for part in parts {
+                let (bytes, more) = rest.split_at(part.len());
+                rest = more;
+                match transfer.write {
+                    true => same(bytes, &PATTERN[part.clone()], "the buffer after a write")?,
+                    false => expected[part.clone()].copy_from_slice(bytes),
+                }
+            }
+        } else if !transfer.write {
+            for part in vector.touched_parts(done) {
+                expected[part.clone()].copy_from_slice(&found[part]);
+            }
+        }
+        if !matches!(transfer.memory, Memory::BadVector { .. }) {
+            same(&found, &expected, "memory after the transfer")?;
+        }
+        if let (Kind::Device { read, write }, Some(before)) = (kind, before) {
+            let may = if transfer.write { write } else { read };
+            let limits = Limits::new(&vector, at, self.layout.size());
+            if let Memory::BadVector { .. } = transfer.memory {
+                ensure!(
+                    done <= limits.room,
+                    "{done} bytes at {at}, where there are {}",
+                    limits.room
+                );
+            } else {
+                limits.judge(&transfer, may, outcome).map_err(|why| {
+                    format!("{transfer:?} at {at}, {kind:?}: {}: {why}", shown(outcome))
+                })?;
+            }
+            if self.alone {
+                let after = self.position(fd);
+                let moved = if offset.is_none() { done as i64 } else { 0 };
+                ensure!(
+                    after == Some(before + moved),
+                    "the position was {before} before {done} bytes, and is {after:?}"
+                );
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+/// What a transfer may come to.
+struct Limits {
+    /// Bytes that are asked for.
+    total: usize,
+    /// Bytes from the position to the end of the buffer.
+    room: usize,
+    /// Bytes before the first that can't be accessed; none if that is not known.
+    reach: Option<usize>,
+    /// The kernel refuses the memory, or the sum of lengths, at once.
+    absurd: bool,
+    /// The position is not one.
+    negative: bool,
+    /// The position and the bytes are more than a position can be.
+    overflows: bool,
+}
+
+impl Limits {
+    fn new(vector: &Vector, at: i64, size: usize) -> Self {
+        let total = vector
+            .entries
+            .iter()
+            .fold(0_usize, |sum, entry| sum.saturating_add(entry.len));
+        let mut reach = Some(0);
+        for entry in vector.entries.iter().filter(|entry| entry.len > 0) {
+            match entry.access() {
+                Access::Own(_) => reach = reach.map(|reach| reach + entry.len),
+                Access::OwnUpTo(_, len) => {
+                    reach = reach.map(|reach| reach + len);
+                    break;
+                }
+                Access::Never => break,
+                Access::Unknown => {
+                    reach = None;
+                    break;
+                }
+            }
+        }
+        Self {
+            total,
+            room: usize::try_from(at).map_or(0, |at| size.saturating_sub(at)),
+            reach,
+            absurd: vector.entries.iter().any(|entry| entry.is_absurd()),
+            negative: at < 0,
+            overflows: at.checked_add_unsigned(total as u64).is_none(),
+        }
+    }
+
+    fn judge(&self, transfer: &Transfer, may: bool, outcome: Outcome) -> Result<(), &'static str> {
+        let wanted = self.total.min(self.room);
+        let possible = self.reach.map(|reach| reach.min(wanted));
+        let right = match outcome {
+            Ok(_) if !may || self.negative => Err("it must be refused"),
+            Ok(n) if possible.is_some_and(|possible| n != possible) => {
+                Err("another number of bytes can be transferred")
+            }
+            Ok(n) if n > wanted => Err("more than there is"),
+            Ok(0) if wanted > 0 => Err("nothing, without an error"),
+            Ok(0) if transfer.write && self.total > 0 => Err("there is no room"),
+            Err(Errno::BADF) if may => Err("the descriptor is a good one"),
+            Err(Errno::FAULT) if !self.absurd && possible.is_some_and(|n| n > 0 || wanted == 0) => {
+                Err("the memory is good")
+            }
+            Err(Errno::NOSPC) if !transfer.write || self.room > 0 => Err("there is room"),
+            Err(Errno::INVAL)
+                if !(self.negative || self.absurd || self.overflows)
+                    && transfer.flags.is_none() =>
+            {
+                Err("no argument is wrong")
+            }
+            Err(Errno::OVERFLOW) if !self.overflows => Err("nothing overflows"),
+            Err(Errno::OPNOTSUPP) if transfer.flags.is_none_or(|flags| flags == 0) => {
+                Err("there are no flags")
+            }
+            Ok(_)
+            | Err(
+                Errno::BADF
+                | Errno::FAULT
+                | Errno::NOSPC
+                | Errno::INVAL
+                | Errno::OVERFLOW
+                | Errno::OPNOTSUPP,
+            ) => Ok(()),
+            Err(_) => Err("not an error of this call"),
+        };
+        right
+    }
+}
+
+/// What splice(2) and the like may say, about files of whatever kind.
+const COPIES: &[Errno] = &[
+    Errno::AGAIN,
+    Errno::BADF,
+    Errno::FBIG,
+    Errno::INVAL,
+    Errno::NOSPC,
+    Errno::OPNOTSUPP,
+    Errno::OVERFLOW,
+    Errno::PIPE,
+    Errno::SPIPE,
+    Errno::XDEV,
+];
+
+/// Memory of a call, and where its `struct iovec`s are.
+struct Vector {
+    entries: Vec<Range>,
+    at: usize,
+    count: usize,
+}
+
+impl Vector {
+    fn new(buffers: &[super::call::Buffer], layout: Layout) -> Self {
+        let entries: Vec<Range> = buffers
+            .iter()
+            .map(|&buffer| layout.buffer(buffer))
+            .collect();
+        Self {
+            // A `Range` is laid out as a `struct iovec`.
+            at: entries.as_ptr().expose_provenance(),
+            count: entries.len(),
+            entries,
+        }
+    }
+
+    /// Where the first `done` bytes are, if all are in the program's own memory.
+    fn own_parts(&self, done: usize) -> Option<Vec<std::ops::Range<usize>>> {
+        let parts = self.touched_parts(done);
+        let own: usize = parts.iter().map(|part| part.len()).sum();
+        (own == done).then_some(parts)
+    }
+
+    /// Where those of the first `done` bytes are that are in the program's own memory.
+    fn touched_parts(&self, mut done: usize) -> Vec<std::ops::Range<usize>> {
+        let mut parts = vec![];
+        for entry in &self.entries {
+            let part = entry.len.min(done);
+            done -= part;
+            match entry.access() {
+                Access::Own(at) => parts.push(at..at + part),
+                Access::OwnUpTo(at, most) => parts.push(at..at + part.min(most)),
+                _ => {}
+            }
+        }
+        parts
+    }
+}
+
+fn make_transfer(fd: i32, transfer: Transfer, vector: &Vector, offset: Option<i64>) -> Outcome {
+    let (at, count) = (vector.at, vector.count);
+    let Transfer { write, flags, .. } = transfer;
+    // Beyond the low half of an offset, which is all of it, there is a high one.
+    match (transfer.memory, offset, flags, write) {
+        (_, offset, Some(flags), false) => {
+            syscall!(SYS_preadv2, fd, at, count, offset.unwrap_or(-1), 0, flags)
+        }
+        (_, offset, Some(flags), true) => {
+            syscall!(SYS_pwritev2, fd, at, count, offset.unwrap_or(-1), 0, flags)
+        }
+        (Memory::One(_), None, _, false) => {
+            syscall!(SYS_read, fd, vector.entries[0].start, vector.entries[0].len)
+        }
+        (Memory::One(_), None, _, true) => {
+            syscall!(
+                SYS_write,
+                fd,
+                vector.entries[0].start,
+                vector.entries[0].len
+            )
+        }
+        (Memory::One(_), Some(offset), _, false) => {
+            syscall!(
+                SYS_pread64,
+                fd,
+                vector.entries[0].start,
+                vector.entries[0].len,
+                offset
+            )
+        }
+        (Memory::One(_), Some(offset), _, true) => {
+            syscall!(
+                SYS_pwrite64,
+                fd,
+                vector.entries[0].start,
+                vector.entries[0].len,
+                offset
+            )
+        }
+        (_, None, _, false) => syscall!(SYS_readv, fd, at, count),
+        (_, None, _, true) => syscall!(SYS_writev, fd, at, count),
+        (_, Some(offset), _, false) => syscall!(SYS_preadv, fd, at, count, offset, 0),
+        (_, Some(offset), _, true) => syscall!(SYS_pwritev, fd, at, count, offset, 0),
+    }
+}
+
+/// What the second thread does, once.
+fn disturb(layout: Layout, device: &Device, meanwhile: Meanwhile) {
+    let range = |area: Area| layout.area(area);
+    let fd = device.as_raw_fd();
+    let (shared, rw) = (libc::MAP_SHARED | libc::MAP_FIXED, 3);
+    // Whether it succeeds is not the point.
+    let _ = match meanwhile {
+        Meanwhile::MapAndUnmap(area) => {
+            let Range { start, len } = range(area);
+            let _ = syscall!(SYS_mmap, start, len, rw, shared, fd, 0);
+            syscall!(SYS_munmap, start, len)
+        }
+        Meanwhile::DontNeed(area) => {
+            let Range { start, len } = range(area);
+            syscall!(SYS_madvise, start, len, libc::MADV_DONTNEED)
+        }
+        Meanwhile::Protect(area) => {
+            let Range { start, len } = range(area);
+            let _ = syscall!(SYS_mprotect, start, len, 0);
+            syscall!(SYS_mprotect, start, len, rw)
+        }
+        Meanwhile::Move(area) => {
+            let Range { start, len } = range(area);
+            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+            let away = start.wrapping_add(len);
+            let _ = syscall!(SYS_mremap, start, len, len, flags, away);
+            syscall!(SYS_mremap, away, len, len, flags, start)
+        }
+    };
+}
+
+/// What the program's own memory holds before a call: bytes that differ from their neighbours.
+const PATTERN: &[u8; OWN_LEN] = &{
+    let mut bytes = [0; OWN_LEN];
+    let mut i = 0;
+    while i < OWN_LEN {
+        bytes[i] = (i * 167 / 5 ^ i >> 7) as u8;
+        i += 1;
+    }
+    bytes
+};
+
+fn pointer(offset: &mut Option<i64>) -> *mut i64 {
+    offset.as_mut().map_or(ptr::null_mut(), |offset| offset)
+}
+
+/// Whether a line of /proc/PID/maps allows the access.
+fn allows(line: &str, address: usize, write: bool) -> bool {
+    let mut words = line.split([' ', '-']);
+    let mut number = || usize::from_str_radix(words.next().unwrap_or_default(), 16);
+    let (Ok(start), Ok(end)) = (number(), number()) else {
+        return false;
+    };
+    let letter = if write { 'w' } else { 'r' };
+    (start..end).contains(&address) && words.next().is_some_and(|word| word.contains(letter))
+}
+
+fn allow(outcome: Outcome, errors: &[Errno]) -> Judged {
+    ensure!(
+        outcome.err().is_none_or(|errno| errors.contains(&errno)),
+        "{}, which is not an error of this call",
+        shown(outcome)
+    );
+    Ok(outcome)
+}
+
+fn same(found: &[u8], expected: &[u8], what: &str) -> Result<(), String> {
+    if found == expected {
+        return Ok(());
+    }
+    let differ = |&i: &usize| found[i] != expected[i];
+    let i = (0..expected.len()).find(differ).expect("they differ");
+    Err(format!(
+        "{what}: byte {i} is {:#x}, not {:#x}",
+        found[i], expected[i]
+    ))
+}
+
+fn shown(outcome: Outcome) -> String {
+    match outcome {
+        Ok(value) => format!("{value:#x}"),
+        Err(errno) => format!("{errno:?}"),
+    }
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Loads and stores that may be answered with a signal, and go on after it.
+
+use std::{arch::asm, ffi::c_void, mem, ptr};
+
+use libc::{c_int, siginfo_t, ucontext_t};
+use rustix::process::Signal;
+
+/// Tells such an access from all others, when a signal comes.
+const MARK: u64 = 0x6c6f_6f6b_7361_6665;
+
+/// From now on, signals of `touch` are taken note of; all others still end the process.
+pub fn catch_signals() {
+    // SAFETY: `handler` uses nothing but its arguments and async-signal-safe functions.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        for signal in [libc::SIGSEGV, libc::SIGBUS] {
+            assert_eq!(libc::sigaction(signal, &action, ptr::null_mut()), 0);
+        }
+    }
+}
+
+extern "C" fn handler(signal: c_int, _info: *mut siginfo_t, context: *mut c_void) {
+    // SAFETY: the kernel hands a handler with SA_SIGINFO the interrupted context.
+    let registers = unsafe { &mut (*context.cast::<ucontext_t>()).uc_mcontext.gregs };
+    if registers[libc::REG_R10 as usize] as u64 == MARK {
+        registers[libc::REG_RAX as usize] = signal.into();
+        registers[libc::REG_RIP as usize] = registers[libc::REG_R11 as usize];
+    } else {
+        // It comes again, and is deadly then.
+        // SAFETY: async-signal-safe.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Loads the byte at `address`, and stores it there again if `write`. The error is the signal.
+pub fn touch(address: usize, write: bool) -> Result<(), Signal> {
+    let signal: u64;
+    // SAFETY: an access that fails is caught, and any other byte than that of some mapping made
+    // for this is not to be named.
+    unsafe {
+        asm!(
+            "lea r11, [rip + 2f]",
+            "xor eax, eax",
+            "test {write}, {write}",
+            "jz 3f",
+            "lock or byte ptr [{address}], 0",
+            "jmp 2f",
+            "3:",
+            "mov {byte}, byte ptr [{address}]",
+            "2:",
+            address = in(reg) address,
+            write = in(reg) u64::from(write),
+            byte = out(reg_byte) _,
+            out("rax") signal,
+            inout("r10") MARK => _,
+            out("r11") _,
+        )
+    };
+    match signal {
+        0 => Ok(()),
+        n => Err(Signal::from_named_raw(n as i32).expect("one of the two")),
+    }
+}
