@@ -7,7 +7,7 @@
 KERNEL =
 # Tests to run, by name.
 TESTS =
-# How long `make torture` goes on, in seconds.
+# How long `make torture` and `make fuzz` go on, in seconds.
 DURATION = 600
 # What the random tests begin with; empty is 1.
 SEED =
@@ -18,7 +18,7 @@ kernel = $(if $(KERNEL),--kernel '$(KERNEL)')
 
 # Kbuild asks for the file of this name only when there is no Kbuild, so
 # everything below is for people.
-.PHONY: module demo qemu-test long-test torture vm-run-test mutants shell check help clean distclean
+.PHONY: module demo qemu-test long-test torture fuzz vm-run-test mutants shell check help clean distclean
 
 module: ## build rust_mmapdev.ko, for the VM's kernel or for KDIR=
 ifneq ($(KDIR),)
@@ -46,6 +46,9 @@ vm-run-test: ## run the tests of scripts/vm-run itself
 
 mutants: ## test the tests: do they notice wrong changes to the module?; TESTS=
 	@scripts/mutants $(if $(TESTS),'$(TESTS)')
+
+fuzz: ## hostile calls on the debug kernel for DURATION=600 seconds; SEED=
+	@scripts/fuzz $(kernel) --duration '$(DURATION)' $(if $(SEED),--seed '$(SEED)')
 
 shell: ## a shell in the VM with the module loaded
 	@scripts/vm-run $(kernel) --tty -- qemu/shell
