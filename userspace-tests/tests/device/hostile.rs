@@ -13,6 +13,7 @@ mod kcov;
 mod layout;
 mod runner;
 mod touch;
+mod transfer;
 
 use std::{
     collections::{BTreeSet, HashSet},

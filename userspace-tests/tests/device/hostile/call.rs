@@ -13,13 +13,20 @@ pub struct Step {
 
 impl<'a> Arbitrary<'a> for Step {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        // Half of the calls are those that most of the module is for.
-        let call = match u.int_in_range(0..=7)? {
-            0 => Call::Map(u.arbitrary()?),
-            1 | 2 => Call::Transfer(u.arbitrary()?),
-            3 => Call::Touch {
-                at: u.arbitrary()?,
+        // More than half of the calls are those that most of the module is for.
+        let call = match u.int_in_range(0..=10)? {
+            0 | 1 => Call::Map(u.arbitrary()?),
+            2 | 3 => Call::Transfer(u.arbitrary()?),
+            4 | 5 => Call::Touch {
+                at: match u.ratio(1, 8)? {
+                    true => u.arbitrary()?,
+                    false => Ptr::MappedPage(u.int_in_range(0..=5)?),
+                },
                 write: u.arbitrary()?,
+            },
+            6 => Call::Advise {
+                area: u.arbitrary()?,
+                advice: advice(u)?,
             },
             _ => u.arbitrary()?,
         };

@@ -5,7 +5,7 @@ use std::{
     fs,
     os::fd::AsRawFd,
     ptr,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
     thread,
 };
 
@@ -22,10 +22,7 @@ use rustix::{
 };
 
 use super::{
-    call::{
-        Area, Call, FIXED, Fd, FileOperation, Lock, Meanwhile, Memory, Mmap, Request, Step,
-        Transfer,
-    },
+    call::{Area, Call, FIXED, Fd, FileOperation, Lock, Meanwhile, Mmap, Request, Step},
     kcov::Kcov,
     layout::{self, Access, Layout, OWN_LEN, Range},
     touch::touch,
@@ -36,7 +33,7 @@ use crate::support::{memory::page, module::fdinfo, system_call};
 pub type Outcome = io::Result<usize>;
 
 /// What a call came to, or what is wrong with that.
-type Judged = Result<Outcome, String>;
+pub type Judged = Result<Outcome, String>;
 
 macro_rules! ensure {
     ($condition:expr, $($message:tt)+) => {
@@ -45,6 +42,7 @@ macro_rules! ensure {
         }
     };
 }
+pub(super) use ensure;
 
 /// A system call by its number, as the arguments are none that a library would let pass.
 macro_rules! syscall {
@@ -53,10 +51,11 @@ macro_rules! syscall {
         system_call(unsafe { libc::syscall(libc::$number $(, $argument)*) })
     };
 }
+pub(super) use syscall;
 
 /// What a descriptor is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     Device {
         read: bool,
         write: bool,
@@ -67,13 +66,13 @@ enum Kind {
 
 /// A process that runs a program.
 pub struct Caller<'a> {
-    layout: Layout,
+    pub layout: Layout,
     /// The device, opened by the parent for reading and writing.
-    device: &'a Device,
+    pub device: &'a Device,
     recorder: Option<&'a Kcov>,
     slots: [(i32, Kind); Fd::SLOTS + 1],
     /// No other process accesses the buffer.
-    alone: bool,
+    pub alone: bool,
     /// It is the first process of the program.
     first: bool,
 }
@@ -120,7 +119,7 @@ impl<'a> Caller<'a> {
         match step.meanwhile {
             // A process that was forked by one with threads had better have none.
             Some(meanwhile) if self.first => {
-                let (started, over) = (AtomicU32::new(0), AtomicBool::new(false));
+                let (started, over) = (AtomicBool::new(false), AtomicBool::new(false));
                 let (layout, device, recorder) = (self.layout, self.device, self.recorder);
                 thread::scope(|scope| {
                     let other = scope.spawn(|| {
@@ -129,10 +128,10 @@ impl<'a> Caller<'a> {
                         }
                         while !over.load(SeqCst) {
                             disturb(layout, device, meanwhile);
-                            started.store(1, SeqCst);
+                            started.store(true, SeqCst);
                         }
                     });
-                    while started.load(SeqCst) == 0 {
+                    while !started.load(SeqCst) {
                         thread::yield_now();
                     }
                     let judged = self.call(step.call, false);
@@ -155,7 +154,7 @@ impl<'a> Caller<'a> {
         while syscall!(SYS_wait4, -1, 0, 0, 0).is_ok() {}
     }
 
-    fn slot(&self, fd: Fd) -> (i32, Kind) {
+    pub fn slot(&self, fd: Fd) -> (i32, Kind) {
         self.slots[usize::from(fd.0)]
     }
 
@@ -738,181 +737,6 @@ impl<'a> Caller<'a> {
         syscall!(SYS_close, instance).expect("close");
         allow(outcome, &[Errno::BADF, Errno::PERM])
     }
-
-    /// The `struct iovec`s of a call.
-    fn vector(&self, memory: Memory) -> Vector {
-        let resolve = |buffers: &[_]| Vector::new(buffers, self.layout);
-        match memory {
-            Memory::One(buffer) => resolve(&[buffer]),
-            Memory::Vector(buffers) => resolve(&buffers),
-            Memory::LongVector(buffers) => resolve(&buffers),
-            Memory::BadVector { at, count } => Vector {
-                entries: vec![],
-                at: self.layout.ptr(at),
-                count: count.into(),
-            },
-        }
-    }
-
-    fn position(&self, fd: i32) -> Option<i64> {
-        let at = syscall!(SYS_lseek, fd, 0, libc::SEEK_CUR).ok()?;
-        Some(at as i64)
-    }
-
-    fn transfer(&self, transfer: Transfer, calm: bool) -> Judged {
-        let (fd, kind) = self.slot(transfer.fd);
-        let vector = self.vector(transfer.memory);
-        let before = self.position(fd);
-        layout::set_own(PATTERN);
-        let offset = transfer.offset.map(|offset| self.layout.offset(offset));
-        let outcome = make_transfer(fd, transfer, &vector, offset);
-        // With flags, -1 stands for the position too.
-        let offset = offset.filter(|&offset| transfer.flags.is_none() || offset != -1);
-
-        // What is there now: all that is not to change, and what is, as far as it is known.
-        let found = layout::own();
-        let known = calm && self.alone && kind != Kind::Other;
-        let done = outcome.unwrap_or(0);
-        let parts = vector.own_parts(done);
-        let at = offset.or(before).unwrap_or(0);
-        let mut expected = PATTERN.to_vec();
-        if known && let Some(parts) = &parts {
-            let mut buffer = vec![0; done];
-            let n = io::pread(self.device, &mut buffer, at.max(0) as u64).expect("pread");
-            ensure!(
-                n == done,
-                "{done} bytes at {at}, and pread finds {n} bytes there"
-            );
-            let mut rest = &buffer[..];
-            for part in parts {
-                let (bytes, more) = rest.split_at(part.len());
-                rest = more;
-                match transfer.write {
-                    true => same(bytes, &PATTERN[part.clone()], "the buffer after a write")?,
-                    false => expected[part.clone()].copy_from_slice(bytes),
-                }
-            }
-        } else if !transfer.write {
-            for part in vector.touched_parts(done) {
-                expected[part.clone()].copy_from_slice(&found[part]);
-            }
-        }
-        if !matches!(transfer.memory, Memory::BadVector { .. }) {
-            same(&found, &expected, "memory after the transfer")?;
-        }
-        if let (Kind::Device { read, write }, Some(before)) = (kind, before) {
-            let may = if transfer.write { write } else { read };
-            let limits = Limits::new(&vector, at, self.layout.size());
-            if let Memory::BadVector { .. } = transfer.memory {
-                ensure!(
-                    done <= limits.room,
-                    "{done} bytes at {at}, where there are {}",
-                    limits.room
-                );
-            } else {
-                limits.judge(&transfer, may, outcome).map_err(|why| {
-                    format!("{transfer:?} at {at}, {kind:?}: {}: {why}", shown(outcome))
-                })?;
-            }
-            if self.alone {
-                let after = self.position(fd);
-                let moved = if offset.is_none() { done as i64 } else { 0 };
-                ensure!(
-                    after == Some(before + moved),
-                    "the position was {before} before {done} bytes, and is {after:?}"
-                );
-            }
-        }
-        Ok(outcome)
-    }
-}
-
-/// What a transfer may come to.
-struct Limits {
-    /// Bytes that are asked for.
-    total: usize,
-    /// Bytes from the position to the end of the buffer.
-    room: usize,
-    /// Bytes before the first that can't be accessed; none if that is not known.
-    reach: Option<usize>,
-    /// The kernel refuses the memory, or the sum of lengths, at once.
-    absurd: bool,
-    /// The position is not one.
-    negative: bool,
-    /// The position and the bytes are more than a position can be.
-    overflows: bool,
-}
-
-impl Limits {
-    fn new(vector: &Vector, at: i64, size: usize) -> Self {
-        let total = vector
-            .entries
-            .iter()
-            .fold(0_usize, |sum, entry| sum.saturating_add(entry.len));
-        let mut reach = Some(0);
-        for entry in vector.entries.iter().filter(|entry| entry.len > 0) {
-            match entry.access() {
-                Access::Own(_) => reach = reach.map(|reach| reach + entry.len),
-                Access::OwnUpTo(_, len) => {
-                    reach = reach.map(|reach| reach + len);
-                    break;
-                }
-                Access::Never => break,
-                Access::Unknown => {
-                    reach = None;
-                    break;
-                }
-            }
-        }
-        Self {
-            total,
-            room: usize::try_from(at).map_or(0, |at| size.saturating_sub(at)),
-            reach,
-            absurd: vector.entries.iter().any(|entry| entry.is_absurd()),
-            negative: at < 0,
-            overflows: at.checked_add_unsigned(total as u64).is_none(),
-        }
-    }
-
-    fn judge(&self, transfer: &Transfer, may: bool, outcome: Outcome) -> Result<(), &'static str> {
-        let wanted = self.total.min(self.room);
-        let possible = self.reach.map(|reach| reach.min(wanted));
-        let right = match outcome {
-            Ok(_) if !may || self.negative => Err("it must be refused"),
-            Ok(n) if possible.is_some_and(|possible| n != possible) => {
-                Err("another number of bytes can be transferred")
-            }
-            Ok(n) if n > wanted => Err("more than there is"),
-            Ok(0) if wanted > 0 => Err("nothing, without an error"),
-            Ok(0) if transfer.write && self.total > 0 => Err("there is no room"),
-            Err(Errno::BADF) if may => Err("the descriptor is a good one"),
-            Err(Errno::FAULT) if !self.absurd && possible.is_some_and(|n| n > 0 || wanted == 0) => {
-                Err("the memory is good")
-            }
-            Err(Errno::NOSPC) if !transfer.write || self.room > 0 => Err("there is room"),
-            Err(Errno::INVAL)
-                if !(self.negative || self.absurd || self.overflows)
-                    && transfer.flags.is_none() =>
-            {
-                Err("no argument is wrong")
-            }
-            Err(Errno::OVERFLOW) if !self.overflows => Err("nothing overflows"),
-            Err(Errno::OPNOTSUPP) if transfer.flags.is_none_or(|flags| flags == 0) => {
-                Err("there are no flags")
-            }
-            Ok(_)
-            | Err(
-                Errno::BADF
-                | Errno::FAULT
-                | Errno::NOSPC
-                | Errno::INVAL
-                | Errno::OVERFLOW
-                | Errno::OPNOTSUPP,
-            ) => Ok(()),
-            Err(_) => Err("not an error of this call"),
-        };
-        right
-    }
 }
 
 /// What splice(2) and the like may say, about files of whatever kind.
@@ -928,97 +752,6 @@ const COPIES: &[Errno] = &[
     Errno::SPIPE,
     Errno::XDEV,
 ];
-
-/// Memory of a call, and where its `struct iovec`s are.
-struct Vector {
-    entries: Vec<Range>,
-    at: usize,
-    count: usize,
-}
-
-impl Vector {
-    fn new(buffers: &[super::call::Buffer], layout: Layout) -> Self {
-        let entries: Vec<Range> = buffers
-            .iter()
-            .map(|&buffer| layout.buffer(buffer))
-            .collect();
-        Self {
-            // A `Range` is laid out as a `struct iovec`.
-            at: entries.as_ptr().expose_provenance(),
-            count: entries.len(),
-            entries,
-        }
-    }
-
-    /// Where the first `done` bytes are, if all are in the program's own memory.
-    fn own_parts(&self, done: usize) -> Option<Vec<std::ops::Range<usize>>> {
-        let parts = self.touched_parts(done);
-        let own: usize = parts.iter().map(|part| part.len()).sum();
-        (own == done).then_some(parts)
-    }
-
-    /// Where those of the first `done` bytes are that are in the program's own memory.
-    fn touched_parts(&self, mut done: usize) -> Vec<std::ops::Range<usize>> {
-        let mut parts = vec![];
-        for entry in &self.entries {
-            let part = entry.len.min(done);
-            done -= part;
-            match entry.access() {
-                Access::Own(at) => parts.push(at..at + part),
-                Access::OwnUpTo(at, most) => parts.push(at..at + part.min(most)),
-                _ => {}
-            }
-        }
-        parts
-    }
-}
-
-fn make_transfer(fd: i32, transfer: Transfer, vector: &Vector, offset: Option<i64>) -> Outcome {
-    let (at, count) = (vector.at, vector.count);
-    let Transfer { write, flags, .. } = transfer;
-    // Beyond the low half of an offset, which is all of it, there is a high one.
-    match (transfer.memory, offset, flags, write) {
-        (_, offset, Some(flags), false) => {
-            syscall!(SYS_preadv2, fd, at, count, offset.unwrap_or(-1), 0, flags)
-        }
-        (_, offset, Some(flags), true) => {
-            syscall!(SYS_pwritev2, fd, at, count, offset.unwrap_or(-1), 0, flags)
-        }
-        (Memory::One(_), None, _, false) => {
-            syscall!(SYS_read, fd, vector.entries[0].start, vector.entries[0].len)
-        }
-        (Memory::One(_), None, _, true) => {
-            syscall!(
-                SYS_write,
-                fd,
-                vector.entries[0].start,
-                vector.entries[0].len
-            )
-        }
-        (Memory::One(_), Some(offset), _, false) => {
-            syscall!(
-                SYS_pread64,
-                fd,
-                vector.entries[0].start,
-                vector.entries[0].len,
-                offset
-            )
-        }
-        (Memory::One(_), Some(offset), _, true) => {
-            syscall!(
-                SYS_pwrite64,
-                fd,
-                vector.entries[0].start,
-                vector.entries[0].len,
-                offset
-            )
-        }
-        (_, None, _, false) => syscall!(SYS_readv, fd, at, count),
-        (_, None, _, true) => syscall!(SYS_writev, fd, at, count),
-        (_, Some(offset), _, false) => syscall!(SYS_preadv, fd, at, count, offset, 0),
-        (_, Some(offset), _, true) => syscall!(SYS_pwritev, fd, at, count, offset, 0),
-    }
-}
 
 /// What the second thread does, once.
 fn disturb(layout: Layout, device: &Device, meanwhile: Meanwhile) {
@@ -1052,7 +785,7 @@ fn disturb(layout: Layout, device: &Device, meanwhile: Meanwhile) {
 }
 
 /// What the program's own memory holds before a call: bytes that differ from their neighbours.
-const PATTERN: &[u8; OWN_LEN] = &{
+pub const PATTERN: &[u8; OWN_LEN] = &{
     let mut bytes = [0; OWN_LEN];
     let mut i = 0;
     while i < OWN_LEN {
@@ -1086,7 +819,7 @@ fn allow(outcome: Outcome, errors: &[Errno]) -> Judged {
     Ok(outcome)
 }
 
-fn same(found: &[u8], expected: &[u8], what: &str) -> Result<(), String> {
+pub fn same(found: &[u8], expected: &[u8], what: &str) -> Result<(), String> {
     if found == expected {
         return Ok(());
     }
@@ -1098,7 +831,7 @@ fn same(found: &[u8], expected: &[u8], what: &str) -> Result<(), String> {
     ))
 }
 
-fn shown(outcome: Outcome) -> String {
+pub fn shown(outcome: Outcome) -> String {
     match outcome {
         Ok(value) => format!("{value:#x}"),
         Err(errno) => format!("{errno:?}"),
