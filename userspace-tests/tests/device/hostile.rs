@@ -245,7 +245,7 @@ fn random_programs_do_no_harm() {
     fuzzer.run(duration().unwrap_or(SHORT));
     println!("{fuzzer}, --seed {}", seed());
     let places = fuzzer.reached.places.iter();
-    let places: Vec<_> = places.map(|place| format!("{place:x}")).collect();
+    let places: Vec<_> = places.map(|place| format!("{place:#018x}")).collect();
     if fuzzer.runner.recorders.is_some() {
         // For scripts/fuzz.
         println!("reached: {}", places.join(" "));

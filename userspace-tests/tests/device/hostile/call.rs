@@ -14,7 +14,7 @@ pub struct Step {
 impl<'a> Arbitrary<'a> for Step {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         // More than half of the calls are those that most of the module is for.
-        let call = match u.int_in_range(0..=10)? {
+        let call = match u.int_in_range(0..=11)? {
             0 | 1 => Call::Map(u.arbitrary()?),
             2 | 3 => Call::Transfer(u.arbitrary()?),
             4 | 5 => Call::Touch {
@@ -27,6 +27,12 @@ impl<'a> Arbitrary<'a> for Step {
             6 => Call::Advise {
                 area: u.arbitrary()?,
                 advice: advice(u)?,
+            },
+            7 => Call::Remap {
+                area: u.arbitrary()?,
+                len: u.arbitrary()?,
+                flags: remap_flags(u)?,
+                to: u.arbitrary()?,
             },
             _ => u.arbitrary()?,
         };

@@ -145,13 +145,36 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// Ends the program's processes: only the first one returns.
-    pub fn finish(&self) {
+    /// Ends the program's processes, of which only the first one returns, and looks at what is
+    /// mapped then.
+    pub fn finish(&mut self) -> Result<(), String> {
         if !self.first {
-            // SAFETY: ends the process without running what its parent has registered.
-            unsafe { libc::_exit(0) };
+            end();
         }
         while syscall!(SYS_wait4, -1, 0, 0, 0).is_ok() {}
+        self.alone = true;
+        self.check_mappings()
+    }
+
+    /// Finds fault with what /proc says about mappings of the device.
+    fn check_mappings(&self) -> Result<(), String> {
+        let live = fdinfo(self.device, "live_mappings");
+        let maps = fs::read_to_string("/proc/self/maps").expect("maps");
+        let mut count = 0;
+        for line in maps.lines().filter(|line| line.ends_with(Device::PATH)) {
+            count += 1;
+            let (range, protection, offset) = vma(line);
+            let end = offset + range.len();
+            ensure!(
+                end <= self.layout.size() && !protection.contains('x'),
+                "there is a mapping of what is not to be mapped so: {line}"
+            );
+        }
+        ensure!(
+            live == count || !self.alone,
+            "fdinfo has {live} live mappings, and maps {count}"
+        );
+        Ok(())
     }
 
     pub fn slot(&self, fd: Fd) -> (i32, Kind) {
@@ -242,6 +265,8 @@ impl<'a> Caller<'a> {
                         E::BUSY,
                         E::FAULT,
                         E::INVAL,
+                        // MADV_REMOVE, which is for files.
+                        E::NODEV,
                         E::NOMEM,
                         E::PERM,
                     ],
@@ -512,7 +537,7 @@ impl<'a> Caller<'a> {
             self.first = false;
             if !calm {
                 // It would wait for a thread that it does not have.
-                self.finish();
+                end();
             }
         }
         Ok(0)
@@ -574,7 +599,11 @@ impl<'a> Caller<'a> {
         ensure!(signal == Signal::SEGV, "access to {address:#x}: {signal:?}");
         if calm {
             let maps = fs::read_to_string("/proc/self/maps").expect("maps");
-            let allowing = maps.lines().find(|line| allows(line, address, write));
+            let letter = if write { 'w' } else { 'r' };
+            let allowing = maps.lines().find(|line| {
+                let (range, protection, _) = vma(line);
+                range.contains(&address) && protection.contains(letter)
+            });
             ensure!(
                 allowing.is_none(),
                 "access to {address:#x}: {signal:?}, and there is {allowing:?}"
@@ -674,15 +703,8 @@ impl<'a> Caller<'a> {
             size == self.layout.size() as u64,
             "fdinfo: buffer_size {size}"
         );
-        let live = fdinfo(&fd, "live_mappings");
-        if self.alone && calm {
-            let maps = fs::read_to_string("/proc/self/maps").expect("maps");
-            let there = maps.lines().filter(|line| line.ends_with(Device::PATH));
-            let there = there.count() as u64;
-            ensure!(
-                live == there,
-                "fdinfo: {live} live mappings, and {there} in maps"
-            );
+        if calm {
+            self.check_mappings()?;
         }
         Ok(Ok(0))
     }
@@ -753,6 +775,12 @@ const COPIES: &[Errno] = &[
     Errno::XDEV,
 ];
 
+/// Ends a process that was forked.
+pub fn end() -> ! {
+    // SAFETY: nothing is run that its parent has registered.
+    unsafe { libc::_exit(0) }
+}
+
 /// What the second thread does, once.
 fn disturb(layout: Layout, device: &Device, meanwhile: Meanwhile) {
     let range = |area: Area| layout.area(area);
@@ -799,15 +827,13 @@ fn pointer(offset: &mut Option<i64>) -> *mut i64 {
     offset.as_mut().map_or(ptr::null_mut(), |offset| offset)
 }
 
-/// Whether a line of /proc/PID/maps allows the access.
-fn allows(line: &str, address: usize, write: bool) -> bool {
-    let mut words = line.split([' ', '-']);
-    let mut number = || usize::from_str_radix(words.next().unwrap_or_default(), 16);
-    let (Ok(start), Ok(end)) = (number(), number()) else {
-        return false;
-    };
-    let letter = if write { 'w' } else { 'r' };
-    (start..end).contains(&address) && words.next().is_some_and(|word| word.contains(letter))
+/// The addresses, the protection and the offset that a line of /proc/PID/maps has.
+fn vma(line: &str) -> (std::ops::Range<usize>, &str, usize) {
+    let number = |word| usize::from_str_radix(word, 16).expect("a number");
+    let mut words = line.split(' ');
+    let mut word = || words.next().expect("a word");
+    let (start, end) = word().split_once('-').expect("a range");
+    (number(start)..number(end), word(), number(word()))
 }
 
 fn allow(outcome: Outcome, errors: &[Errno]) -> Judged {

@@ -71,15 +71,17 @@ fn ioctl(file: &File, request: u64, argument: usize) -> io::Result<usize> {
     system_call(unsafe { libc::ioctl(file.as_raw_fd(), request, argument) })
 }
 
-/// What to subtract from a place that was recorded for its offset in the module's code. It changes
-/// when the module is loaded anew.
+/// What to subtract from a place that was recorded for the offset in the module's code of the call
+/// that recorded it, as a relocation in the module's file has it. It changes when the module is
+/// loaded anew.
 pub fn origin() -> u64 {
     let hexadecimal = |text: &str| {
         let digits = text.trim().trim_start_matches("0x");
         u64::from_str_radix(digits, 16).expect("an address")
     };
     let text = fs::read_to_string("/sys/module/rust_mmapdev/sections/.text").expect("sections");
-    hexadecimal(&text) - kernel_offset(hexadecimal)
+    // What is recorded is the instruction after the call, whose address takes 4 bytes.
+    hexadecimal(&text) - kernel_offset(hexadecimal) + 4
 }
 
 /// How far the kernel moved itself from where it was linked, which KCOV hides.

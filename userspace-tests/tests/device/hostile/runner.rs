@@ -18,7 +18,7 @@ use rustix::{
 
 use super::{
     call::Step,
-    caller::{Caller, Outcome},
+    caller::{Caller, Outcome, end},
     kcov::Kcov,
     layout::{self, Layout},
     touch,
@@ -268,8 +268,7 @@ impl Runner {
                 break;
             }
         }
-        // SAFETY: ends the process without running what the parent has registered.
-        unsafe { libc::_exit(0) }
+        end()
     }
 
     fn run_here(
@@ -286,7 +285,7 @@ impl Runner {
             let outcome = caller.make(step)?;
             self.report.note(number, i, outcome);
         }
-        caller.finish();
+        caller.finish()?;
         layout::reset();
         for (i, recorder) in self.recorders.iter().flatten().enumerate() {
             self.report
@@ -311,13 +310,16 @@ impl Runner {
         };
         let mut why = try_again(program)?;
         let mut program = program.clone();
-        let mut i = 0;
-        while i < program.len() {
-            let mut shorter = program.clone();
-            shorter.remove(i);
-            match try_again(&shorter) {
-                Some(again) => (program, why) = (shorter, again),
-                None => i += 1,
+        for i in (0..program.len()).rev() {
+            let mut without = program.clone();
+            without.remove(i);
+            let mut calm = program.clone();
+            calm[i].meanwhile = None;
+            for simpler in [without, calm] {
+                if let Some(again) = try_again(&simpler) {
+                    (program, why) = (simpler, again);
+                    break;
+                }
             }
         }
         Some((program, why))
