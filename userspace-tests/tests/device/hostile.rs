@@ -30,7 +30,7 @@ use rust_mmapdev::Device;
 use rustix::process::{Pid, set_child_subreaper};
 
 use crate::{
-    harness::{duration, seed, tests},
+    harness::{duration, long, seed, tests},
     support::module::fresh,
 };
 use call::Step;
@@ -43,8 +43,9 @@ tests![random_programs_do_no_harm];
 const SIZES: &[usize] = &[5, 1, 520];
 /// Batches of programs with a size before the next one's turn.
 const ROUND: usize = 16;
-/// How long a run of the suite takes.
+/// How long a run of the suite takes, and one with `--long`.
 const SHORT: Duration = Duration::from_secs(2);
+const LONG: Duration = Duration::from_secs(900);
 /// How often a long run says how far it is.
 const SAY: Duration = Duration::from_secs(30);
 
@@ -242,7 +243,7 @@ impl Display for Fuzzer {
 
 fn random_programs_do_no_harm() {
     let mut fuzzer = Fuzzer::new();
-    fuzzer.run(duration().unwrap_or(SHORT));
+    fuzzer.run(duration().unwrap_or(if long() { LONG } else { SHORT }));
     println!("{fuzzer}, --seed {}", seed());
     let places = fuzzer.reached.places.iter();
     let places: Vec<_> = places.map(|place| format!("{place:#018x}")).collect();
