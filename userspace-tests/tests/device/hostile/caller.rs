@@ -159,7 +159,7 @@ impl<'a> Caller<'a> {
     /// Finds fault with what /proc says about mappings of the device.
     fn check_mappings(&self) -> Result<(), String> {
         let live = fdinfo(self.device, "live_mappings");
-        let maps = fs::read_to_string("/proc/self/maps").expect("maps");
+        let maps = maps();
         let mut count = 0;
         for line in maps.lines().filter(|line| line.ends_with(Device::PATH)) {
             count += 1;
@@ -243,7 +243,20 @@ impl<'a> Caller<'a> {
                     Access::Unknown => flags,
                     _ => flags & !FIXED,
                 };
-                let outcome = syscall!(SYS_mremap, start, len, l.len(new_len), flags, to);
+                let new_len = l.len(new_len);
+                let outcome = syscall!(SYS_mremap, start, len, new_len, flags, to);
+                if let (Ok(at), true) = (
+                    outcome,
+                    calm && new_len.div_ceil(page()) > len.div_ceil(page()),
+                ) {
+                    let maps = maps();
+                    let mut ours = maps.lines().filter(|line| line.ends_with(Device::PATH));
+                    let grown = ours.find(|line| vma(line).0.contains(&at));
+                    ensure!(
+                        grown.is_none(),
+                        "mremap from {len} to {new_len} bytes is done: {grown:?}"
+                    );
+                }
                 use Errno as E;
                 allow(outcome, &[E::FAULT, E::INVAL, E::NOMEM, E::AGAIN, E::PERM])
             }
@@ -598,7 +611,7 @@ impl<'a> Caller<'a> {
         };
         ensure!(signal == Signal::SEGV, "access to {address:#x}: {signal:?}");
         if calm {
-            let maps = fs::read_to_string("/proc/self/maps").expect("maps");
+            let maps = maps();
             let letter = if write { 'w' } else { 'r' };
             let allowing = maps.lines().find(|line| {
                 let (range, protection, _) = vma(line);
@@ -825,6 +838,10 @@ pub const PATTERN: &[u8; OWN_LEN] = &{
 
 fn pointer(offset: &mut Option<i64>) -> *mut i64 {
     offset.as_mut().map_or(ptr::null_mut(), |offset| offset)
+}
+
+fn maps() -> String {
+    fs::read_to_string("/proc/self/maps").expect("maps")
 }
 
 /// The addresses, the protection and the offset that a line of /proc/PID/maps has.

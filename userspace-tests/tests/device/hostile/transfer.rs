@@ -48,10 +48,10 @@ impl Caller<'_> {
         let found = layout::own();
         let known = calm && self.alone && kind != Kind::Other;
         let done = outcome.unwrap_or(0);
-        let parts = vector.own_parts(done);
+        let parts = vector.own_parts(done).filter(|_| known);
         let at = offset.or(before).unwrap_or(0);
         let mut expected = PATTERN.to_vec();
-        if known && let Some(parts) = &parts {
+        if let Some(parts) = &parts {
             let mut buffer = vec![0; done];
             let n = io::pread(self.device, &mut buffer, at.max(0) as u64).expect("pread");
             ensure!(
