@@ -14,7 +14,7 @@ pub struct Step {
 impl<'a> Arbitrary<'a> for Step {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         // More than half of the calls are those that most of the module is for.
-        let call = match u.int_in_range(0..=11)? {
+        let call = match u.int_in_range(0..=13)? {
             0 | 1 => Call::Map(u.arbitrary()?),
             2 | 3 => Call::Transfer(u.arbitrary()?),
             4 | 5 => Call::Touch {
@@ -34,6 +34,11 @@ impl<'a> Arbitrary<'a> for Step {
                 flags: remap_flags(u)?,
                 to: u.arbitrary()?,
             },
+            8 => Call::Ioctl {
+                fd: u.arbitrary()?,
+                request: u.arbitrary()?,
+                argument: u.arbitrary()?,
+            },
             _ => u.arbitrary()?,
         };
         let meanwhile = match u.ratio(1, 8)? {
@@ -49,6 +54,7 @@ impl<'a> Arbitrary<'a> for Step {
 pub enum Meanwhile {
     /// Maps the device there and unmaps it.
     MapAndUnmap(Area),
+    /// Takes the pages out of the page table, and has the first one come back.
     DontNeed(Area),
     /// Takes all access away and gives it back.
     Protect(Area),

@@ -808,6 +808,7 @@ fn disturb(layout: Layout, device: &Device, meanwhile: Meanwhile) {
         }
         Meanwhile::DontNeed(area) => {
             let Range { start, len } = range(area);
+            let _ = touch(start, false);
             syscall!(SYS_madvise, start, len, libc::MADV_DONTNEED)
         }
         Meanwhile::Protect(area) => {
