@@ -73,7 +73,9 @@ impl ShmemPages {
         // SAFETY: `name` is NUL-terminated and is copied. No flag is set: the whole size is
         // accounted for now.
         let file = unsafe { shmem_kernel_file_setup(name.as_char_ptr(), size, pin_init::zeroed()) };
-        let file = NonNull::new(from_err_ptr(file)?).ok_or(ENOMEM)?;
+        // ENOSPC is what it says where there is no memory for the inode; the mount has no limit.
+        let file = from_err_ptr(file).map_err(|e| if e == ENOSPC { ENOMEM } else { e })?;
+        let file = NonNull::new(file).ok_or(ENOMEM)?;
         // INVARIANT: The file is new, and has no page yet.
         let mut this = Self { file, pages };
 
