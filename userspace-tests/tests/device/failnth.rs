@@ -66,9 +66,6 @@ tests![
 fn insmod(first: u32) {
     let injection = Injection::new();
     module::unload_if_loaded();
-    // KUnit's own failures would be in the log as those of its tests.
-    let kunit = "/sys/module/kunit/parameters/filter_glob";
-    fs::write(kunit, "none").expect(kunit);
     let file = File::open(module::FILE).expect("the module");
     let (mut failed, mut absorbed) = (0, 0);
     for nth in (first..).step_by(2) {
@@ -92,7 +89,6 @@ fn insmod(first: u32) {
             Err(err) => panic!("failure {nth}: {err}"),
         }
     }
-    fs::write(kunit, "*").expect(kunit);
     assert!(module::is_loaded(), "insmod, when nothing fails");
     println!("{failed} failed, {absorbed} absorbed");
     // The loader, sysfs and the driver core make some 300 allocations, and get along without many.
@@ -245,7 +241,6 @@ fn a_copy_to_a_page_that_is_not_there() {
         || map.advise(Advice::LinuxDontNeed).expect("madvise"),
     );
     outcomes.assert(Errno::FAULT, 1);
-    assert!(outcomes.absorbed >= 1);
 }
 
 #[derive(Debug)]
