@@ -23,6 +23,7 @@ impl<'a> Arbitrary<'a> for Step {
                     false => Ptr::MappedPage(u.int_in_range(0..=5)?),
                 },
                 write: u.arbitrary()?,
+                anew: u.arbitrary()?,
             },
             6 => Call::Advise {
                 area: u.arbitrary()?,
@@ -123,6 +124,8 @@ pub enum Call {
     Touch {
         at: Ptr,
         write: bool,
+        /// After MADV_DONTNEED, so that it takes a fault.
+        anew: bool,
     },
     Transfer(Transfer),
     Seek {

@@ -329,7 +329,14 @@ impl<'a> Caller<'a> {
                     ],
                 )
             }
-            Call::Touch { at, write } => self.touch(l.ptr(at), write, calm),
+            Call::Touch { at, write, anew } => {
+                let at = l.ptr(at);
+                if anew {
+                    let start = at - at % page();
+                    let _ = syscall!(SYS_madvise, start, page(), libc::MADV_DONTNEED);
+                }
+                self.touch(at, write, calm)
+            }
             Call::Transfer(transfer) => self.transfer(transfer, calm),
             Call::Seek { fd, offset, whence } => self.seek(fd, l.offset(offset), whence),
             Call::Ioctl {
