@@ -230,16 +230,6 @@ pub const MUTANTS: &[Mutant] = &[
         ["done += copied;", "done += chunk.length;"],
         "ends_early",
     ),
-    mutant(
-        "goes_on_after_a_short_copy",
-        "a transfer ends where the caller's memory does",
-        BUFFER,
-        [
-            "        if copied < chunk.length {\n            break;\n        }\n",
-            "",
-        ],
-        "pages::",
-    ),
     // src/device.rs
     mutant(
         "read_keeps_the_position",
@@ -569,7 +559,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "owner: this_module(),",
                 "owner: { let _ = this_module(); core::ptr::null_mut() },",
             ],
-            "lifecycle::unload_under_a_descriptor",
+            "refs::",
         )
     },
     mutant(
