@@ -46,7 +46,9 @@ impl Drop for Scratch {
 fn script_of_the_project(name: &str) -> Command {
     let path =
         fs::canonicalize(format!("../scripts/{name}")).expect("run in the crate's directory");
-    let mut command = Command::new(path);
+    // A shell that runs in the background has its children ignore SIGINT.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT").arg(path);
     command.stdin(Stdio::null());
     command
 }
