@@ -20,7 +20,7 @@ use rustix::{
 };
 
 use crate::{
-    harness::tests,
+    harness::{on_debug_kernel, tests},
     support::{
         assert_same, errno,
         memory::{Advice, Map, PRIVATE, READ, mmap, page, private, shared},
@@ -73,12 +73,13 @@ fn splice_from_the_device() {
     for (offset, len) in [(0, page()), (100, 2 * page()), (4 * page() - 10, 10)] {
         let end = (offset + len) as u64;
         let mut position = offset as u64;
-        // A kernel that keeps page owners hands over one page a call.
+        // The debug kernel, which keeps page owners, hands over one page a call.
         while position < end {
             let (from, left) = (position, (end - position) as usize);
             let n = splice(&device, Some(&mut position), &sender, None, left, NO_FLAGS);
             let n = n.expect("splice");
-            assert!((1..=left).contains(&n), "{n} of {left} bytes from {from}");
+            let short = on_debug_kernel() && n > 0 && n < left;
+            assert!(short || n == left, "{n} of {left} bytes from {from}");
             assert_eq!(position, from + n as u64);
         }
         let found = read_exactly(&receiver, len);
