@@ -22,12 +22,14 @@ use rustix::{
 };
 
 use super::{
-    call::{Area, Call, FIXED, Fd, FileOperation, Lock, Meanwhile, Mmap, Request, Step},
+    call::{
+        Area, Call, FIXED, Fd, FileOperation, Len, Lock, Meanwhile, Mmap, Offset, Request, Step,
+    },
     kcov::Kcov,
     layout::{self, Access, Layout, OWN_LEN, Range},
     touch::touch,
 };
-use crate::support::{memory::page, module::fdinfo, system_call};
+use crate::support::{memory::page, module::fdinfo, proc::vma_range, system_call};
 
 /// What a call came to.
 pub type Outcome = io::Result<usize>;
@@ -351,15 +353,13 @@ impl<'a> Caller<'a> {
                 to_offset,
                 len,
                 flags,
-            } => {
-                let mut offsets =
-                    [from_offset, to_offset].map(|offset| offset.map(|o| l.offset(o)));
-                let [from_offset, to_offset] = offsets.each_mut().map(pointer);
-                let (from, to) = (self.slot(from).0, self.slot(to).0);
-                let len = l.len(len);
-                let outcome = syscall!(SYS_splice, from, from_offset, to, to_offset, len, flags);
-                allow(outcome, COPIES)
-            }
+            } => self.copy_between(
+                libc::SYS_splice,
+                [from, to],
+                [from_offset, to_offset],
+                len,
+                flags,
+            ),
             Call::SendFile {
                 from,
                 to,
@@ -378,21 +378,8 @@ impl<'a> Caller<'a> {
                 to_offset,
                 len,
             } => {
-                let mut offsets =
-                    [from_offset, to_offset].map(|offset| offset.map(|o| l.offset(o)));
-                let [from_offset, to_offset] = offsets.each_mut().map(pointer);
-                let (from, to) = (self.slot(from).0, self.slot(to).0);
-                let len = l.len(len);
-                let outcome = syscall!(
-                    SYS_copy_file_range,
-                    from,
-                    from_offset,
-                    to,
-                    to_offset,
-                    len,
-                    0
-                );
-                allow(outcome, COPIES)
+                let number = libc::SYS_copy_file_range;
+                self.copy_between(number, [from, to], [from_offset, to_offset], len, 0)
             }
             Call::Vmsplice {
                 pipe,
@@ -633,6 +620,27 @@ impl<'a> Caller<'a> {
         Ok(Err(Errno::FAULT))
     }
 
+    /// splice(2) or copy_file_range(2), by its number: they take the same arguments.
+    fn copy_between(
+        &self,
+        number: libc::c_long,
+        fds: [Fd; 2],
+        offsets: [Option<Offset>; 2],
+        len: Len,
+        flags: u32,
+    ) -> Judged {
+        let l = &self.layout;
+        let mut offsets = offsets.map(|offset| offset.map(|o| l.offset(o)));
+        let [from_offset, to_offset] = offsets.each_mut().map(pointer);
+        let [from, to] = fds.map(|fd| self.slot(fd).0);
+        let len = l.len(len);
+        // SAFETY: what the kernel writes to memory are the two offsets, which are ours.
+        let outcome = system_call(unsafe {
+            libc::syscall(number, from, from_offset, to, to_offset, len, flags)
+        });
+        allow(outcome, COPIES)
+    }
+
     fn seek(&self, fd: Fd, offset: i64, whence: u32) -> Judged {
         let (fd, kind) = self.slot(fd);
         let outcome = syscall!(SYS_lseek, fd, offset, whence);
@@ -854,11 +862,11 @@ fn maps() -> String {
 
 /// The addresses, the protection and the offset that a line of /proc/PID/maps has.
 fn vma(line: &str) -> (std::ops::Range<usize>, &str, usize) {
-    let number = |word| usize::from_str_radix(word, 16).expect("a number");
-    let mut words = line.split(' ');
+    let mut words = line.split(' ').skip(1);
     let mut word = || words.next().expect("a word");
-    let (start, end) = word().split_once('-').expect("a range");
-    (number(start)..number(end), word(), number(word()))
+    let (protection, offset) = (word(), word());
+    let offset = usize::from_str_radix(offset, 16).expect("a number");
+    (vma_range(line), protection, offset)
 }
 
 fn allow(outcome: Outcome, errors: &[Errno]) -> Judged {

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     mem::MaybeUninit,
+    ops::Range,
     os::unix::fs::FileExt,
 };
 
@@ -23,6 +24,14 @@ pub fn faults() -> (i64, i64) {
     (usage.ru_minflt, usage.ru_majflt)
 }
 
+/// The addresses of a line of /proc/PID/maps.
+pub fn vma_range(line: &str) -> Range<usize> {
+    let address = |word| usize::from_str_radix(word, 16).expect("an address");
+    let (range, _) = line.split_once(' ').expect("more than a range");
+    let (start, end) = range.split_once('-').expect("a range");
+    address(start)..address(end)
+}
+
 /// Brings the program's code into the page table, so that no fault on it is counted.
 fn settle() {
     let maps = fs::read_to_string("/proc/self/maps").expect("maps");
@@ -31,11 +40,7 @@ fn settle() {
         .lines()
         .filter(|line| line.contains(" r-xp ") && line.contains('/'))
     {
-        let range = line.split([' ', '-']).take(2);
-        let address = |word| usize::from_str_radix(word, 16).expect("an address");
-        let [start, end] = range.map(address).collect::<Vec<_>>()[..] else {
-            panic!("no range in {line}");
-        };
+        let Range { start, end } = vma_range(line);
         // SAFETY: nothing changes but the page table.
         unsafe {
             let start = std::ptr::with_exposed_provenance_mut(start);
