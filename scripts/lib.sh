@@ -108,7 +108,7 @@ make_entry() {
 	[[ ! -d $entry ]] || return 0
 	take_lock "$entry_name"
 	[[ ! -d $entry ]] || return 0
-	rm -rf "$cache/$entry_name.part"
+	rm -rf --one-file-system "$cache/$entry_name.part"
 	mkdir "$cache/$entry_name.part"
 	"$@" "$cache/$entry_name.part"
 	mv -T "$cache/$entry_name.part" "$entry"
