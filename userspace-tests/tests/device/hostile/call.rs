@@ -31,13 +31,19 @@ impl<'a> Arbitrary<'a> for Step {
             },
             7 => Call::Remap {
                 area: u.arbitrary()?,
-                len: u.arbitrary()?,
+                len: match u.ratio(1, 2)? {
+                    true => Len::Pages(u.int_in_range(1..=8)?),
+                    false => u.arbitrary()?,
+                },
                 flags: remap_flags(u)?,
                 to: u.arbitrary()?,
             },
             8 => Call::Ioctl {
                 fd: u.arbitrary()?,
-                request: u.arbitrary()?,
+                request: match u.ratio(1, 2)? {
+                    true => *u.choose(&[Request::Info, Request::Clear])?,
+                    false => u.arbitrary()?,
+                },
                 argument: u.arbitrary()?,
             },
             _ => u.arbitrary()?,
@@ -71,11 +77,13 @@ pub enum Call {
     Open {
         #[arbitrary(with = open_flags)]
         flags: Word,
+        #[arbitrary(with = not_the_first)]
         to: Fd,
     },
-    Close(Fd),
+    Close(#[arbitrary(with = not_the_first)] Fd),
     Dup {
         fd: Fd,
+        #[arbitrary(with = not_the_first)]
         to: Fd,
     },
     Map(Mmap),
@@ -220,7 +228,7 @@ pub enum Call {
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub struct Mmap {
-    #[arbitrary(with = |u: &mut Unstructured| u.choose(&[0, 0, 0, 0, 1, 1, 2, 6, 7, 8]).copied().map(Fd))]
+    #[arbitrary(with = |u: &mut Unstructured| u.choose(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 6, 7, 8]).copied().map(Fd))]
     pub fd: Fd,
     pub area: Area,
     /// Not at the area's address, but wherever the kernel likes.
@@ -279,7 +287,7 @@ impl Fd {
 impl<'a> Arbitrary<'a> for Fd {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         // The device, most of all for reading and writing.
-        const CHOICES: &[u8] = &[0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 7, 6, 7, 8];
+        const CHOICES: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8];
         Ok(Self(*u.choose(CHOICES)?))
     }
 }
@@ -339,21 +347,21 @@ pub enum Area {
 
 impl<'a> Arbitrary<'a> for Area {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        Ok(match u.int_in_range(0..=11)? {
+        Ok(match u.int_in_range(0..=15)? {
             // So that one area has to do with the other.
-            0..=4 => Self::Pages {
+            0..=8 => Self::Pages {
                 first: u.int_in_range(0..=3)?,
                 count: u.int_in_range(1..=3)?,
             },
-            5..=7 => Self::Pages {
+            9..=11 => Self::Pages {
                 first: few(u)?,
                 count: few(u)?,
             },
-            8 | 9 => Self::Whole {
+            12 | 13 => Self::Whole {
                 first: few(u)?,
                 more: u.int_in_range(-2..=2)?,
             },
-            10 => Self::Odd {
+            14 => Self::Odd {
                 page: few(u)?,
                 delta: u.arbitrary()?,
                 len: u.arbitrary()?,
@@ -542,7 +550,7 @@ fn remap_flags(u: &mut Unstructured) -> Result<Word> {
 
 fn map_flags(u: &mut Unstructured) -> Result<Word> {
     // MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE, none, MAP_DROPPABLE.
-    let sharing = one_of(u, &[1, 1, 1, 2, 2, 2, 3, 0, 8])?;
+    let sharing = one_of(u, &[1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 0, 8])?;
     if u.ratio(3, 4)? {
         return Ok(sharing);
     }
@@ -566,11 +574,16 @@ fn map_flags(u: &mut Unstructured) -> Result<Word> {
 
 fn map_offset(u: &mut Unstructured) -> Result<Offset> {
     Ok(match u.int_in_range(0..=7)? {
-        0 | 1 => Offset::Start,
-        2..=4 => Offset::EndPage(u.int_in_range(-4..=1)?),
+        0..=2 => Offset::Start,
+        3 | 4 => Offset::EndPage(u.int_in_range(-4..=1)?),
         5 | 6 => Offset::Page(u.int_in_range(0..=7)?),
         _ => u.arbitrary()?,
     })
+}
+
+/// The calls that follow are to find the device open.
+fn not_the_first(u: &mut Unstructured) -> Result<Fd> {
+    Ok(Fd(u.int_in_range(1..=Fd::SLOTS as u8)?))
 }
 
 fn open_flags(u: &mut Unstructured) -> Result<Word> {

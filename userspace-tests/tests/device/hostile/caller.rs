@@ -113,6 +113,13 @@ impl<'a> Caller<'a> {
         let memfd = syscall!(SYS_memfd_create, c"file".as_ptr(), 0).expect("memfd_create");
         syscall!(SYS_ftruncate, memfd, 2 * page()).expect("ftruncate");
         this.slots[5] = (memfd as i32, Kind::Other);
+        // So that the first calls find something that is mapped.
+        for (first, flags) in [(0, libc::MAP_SHARED), (4, libc::MAP_PRIVATE)] {
+            let count = layout.pages.min(4) as u8;
+            let Range { start, len } = layout.area(Area::Pages { first, count });
+            let flags = flags | libc::MAP_FIXED;
+            syscall!(SYS_mmap, start, len, 3, flags, device.as_raw_fd(), 0).expect("mmap");
+        }
         this
     }
 
