@@ -44,6 +44,10 @@ const LONG: &str = "DEVICE_LONG";
 const SEED: &str = "DEVICE_SEED";
 const DURATION: &str = "DEVICE_DURATION";
 
+/// How many of the kernel's messages are shown of a test that was killed: the OOM killer has its
+/// reasons in so many.
+const MESSAGES: usize = 50;
+
 /// Exit status of a test that says that it cannot be run here.
 const SKIPPED: i32 = 77;
 
@@ -195,6 +199,7 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
         Some(_) => Ok(Stdio::inherit()),
         None => file.try_clone().map(Stdio::from),
     };
+    let log = module::Log::from_now();
     let mut child = Command::new("/proc/self/exe")
         .args(["--test-process", name])
         .envs(environment.iter().map(|(key, value)| (key, value)))
@@ -235,6 +240,14 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
     } else {
         return Ok(Completion::Completed);
     };
+    if status.signal().is_some() {
+        let messages = log.lines();
+        let last = messages.len().saturating_sub(MESSAGES);
+        text += &format!(
+            "The kernel's last words:\n{}\n",
+            messages[last..].join("\n")
+        );
+    }
     Err(format!("{reason}\n{text}").into())
 }
 

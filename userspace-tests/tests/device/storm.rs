@@ -22,7 +22,8 @@ use rustix::{
     fs::OFlags,
     io::Errno,
     process::{
-        Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, nice, set_child_subreaper, wait,
+        Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, nice,
+        set_child_subreaper, wait,
     },
 };
 
@@ -40,7 +41,7 @@ use crate::{
     },
 };
 use ledger::{CELL, Ledger, PROCESSES, THREADS, mixed};
-use pressure::{Swap, replug_cpu, want_all_memory};
+use pressure::{Spared, Swap, replug_cpu, set_oom_score_adj, want_all_memory};
 use worker::{KINDS, Worker, end, end_with_panics};
 
 tests![one_page, many_pages];
@@ -78,6 +79,8 @@ fn weather(pages: usize, memory: usize) {
     module::unload_if_loaded();
     set_child_subreaper(Some(getpid())).expect("PR_SET_CHILD_SUBREAPER");
     nice(AHEAD).expect("nice");
+    let harness = getppid().expect("it started this process");
+    let _spared = [getpid(), harness].map(Spared::new);
     let ledger: &Ledger = Box::leak(Box::new(Ledger::new(pages, seed())));
     let before = Memory::now();
     let mut storm = Storm::new(ledger, memory);
@@ -385,6 +388,7 @@ impl Storm {
             0 => {
                 end_with_panics(self.ledger);
                 nice(-AHEAD).expect("nice");
+                set_oom_score_adj(0);
                 body();
                 end(0)
             }
