@@ -240,8 +240,8 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
     } else {
         return Ok(Completion::Completed);
     };
-    if status.signal().is_some() {
-        let messages = log.lines();
+    let messages = log.lines();
+    if status.signal().is_some() && !messages.is_empty() {
         let last = messages.len().saturating_sub(MESSAGES);
         text += &format!(
             "The kernel's last words:\n{}\n",
