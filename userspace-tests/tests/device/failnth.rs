@@ -225,7 +225,8 @@ fn populate_after_dontneed() {
     }
 }
 
-/// The kernel's copy faults once more, for what it has not copied yet.
+/// Unlike a load of the process's own, the kernel's copy is not tried again when its fault finds no
+/// memory.
 fn a_copy_to_a_page_that_is_not_there() {
     let injection = Injection::new();
     let device = fresh(1);
