@@ -48,9 +48,13 @@ pub(super) use ensure;
 
 /// A system call by its number, as the arguments are none that a library would let pass.
 macro_rules! syscall {
+    (number: $number:expr $(, $argument:expr)* $(,)?) => {
+        // SAFETY: what the kernel writes, it writes to memory that `layout` has set aside, or to
+        // an offset of the caller's.
+        system_call(unsafe { libc::syscall($number $(, $argument)*) })
+    };
     ($number:ident $(, $argument:expr)* $(,)?) => {
-        // SAFETY: what the kernel writes, it writes to memory that `layout` has set aside.
-        system_call(unsafe { libc::syscall(libc::$number $(, $argument)*) })
+        syscall!(number: libc::$number $(, $argument)*)
     };
 }
 pub(super) use syscall;
@@ -405,32 +409,16 @@ impl<'a> Caller<'a> {
                 remote,
             } => {
                 let (local, remote) = (self.vector(local), self.vector(remote));
-                let (local, remote) = ((local.at, local.count), (remote.at, remote.count));
-                let pid = std::process::id();
-                let outcome = match write {
-                    false => {
-                        syscall!(
-                            SYS_process_vm_readv,
-                            pid,
-                            local.0,
-                            local.1,
-                            remote.0,
-                            remote.1,
-                            0
-                        )
-                    }
-                    true => {
-                        syscall!(
-                            SYS_process_vm_writev,
-                            pid,
-                            local.0,
-                            local.1,
-                            remote.0,
-                            remote.1,
-                            0
-                        )
-                    }
-                };
+                let numbers = [libc::SYS_process_vm_readv, libc::SYS_process_vm_writev];
+                let outcome = syscall!(
+                    number: numbers[usize::from(write)],
+                    std::process::id(),
+                    local.at,
+                    local.count,
+                    remote.at,
+                    remote.count,
+                    0
+                );
                 allow(outcome, &[Errno::FAULT, Errno::INVAL, Errno::NOMEM])
             }
             Call::ProcMem {
@@ -641,10 +629,7 @@ impl<'a> Caller<'a> {
         let [from_offset, to_offset] = offsets.each_mut().map(pointer);
         let [from, to] = fds.map(|fd| self.slot(fd).0);
         let len = l.len(len);
-        // SAFETY: what the kernel writes to memory are the two offsets, which are ours.
-        let outcome = system_call(unsafe {
-            libc::syscall(number, from, from_offset, to, to_offset, len, flags)
-        });
+        let outcome = syscall!(number: number, from, from_offset, to, to_offset, len, flags);
         allow(outcome, COPIES)
     }
 

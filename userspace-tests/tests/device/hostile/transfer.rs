@@ -148,48 +148,35 @@ impl Vector {
 
 fn make_transfer(fd: i32, transfer: Transfer, vector: &Vector, offset: Option<i64>) -> Outcome {
     let (at, count) = (vector.at, vector.count);
-    let Transfer { write, flags, .. } = transfer;
+    let either = |numbers: [libc::c_long; 2]| numbers[usize::from(transfer.write)];
     // Beyond the low half of an offset, which is all of it, there is a high one.
-    match (transfer.memory, offset, flags, write) {
-        (_, offset, Some(flags), false) => {
-            syscall!(SYS_preadv2, fd, at, count, offset.unwrap_or(-1), 0, flags)
+    match (transfer.memory, offset, transfer.flags) {
+        (_, offset, Some(flags)) => {
+            let number = either([libc::SYS_preadv2, libc::SYS_pwritev2]);
+            let offset = offset.unwrap_or(-1);
+            syscall!(number: number, fd, at, count, offset, 0, flags)
         }
-        (_, offset, Some(flags), true) => {
-            syscall!(SYS_pwritev2, fd, at, count, offset.unwrap_or(-1), 0, flags)
+        (Memory::One(_), offset, None) => {
+            let Range { start, len } = vector.entries[0];
+            match offset {
+                None => {
+                    let number = either([libc::SYS_read, libc::SYS_write]);
+                    syscall!(number: number, fd, start, len)
+                }
+                Some(offset) => {
+                    let number = either([libc::SYS_pread64, libc::SYS_pwrite64]);
+                    syscall!(number: number, fd, start, len, offset)
+                }
+            }
         }
-        (Memory::One(_), None, _, false) => {
-            syscall!(SYS_read, fd, vector.entries[0].start, vector.entries[0].len)
+        (_, None, None) => {
+            let number = either([libc::SYS_readv, libc::SYS_writev]);
+            syscall!(number: number, fd, at, count)
         }
-        (Memory::One(_), None, _, true) => {
-            syscall!(
-                SYS_write,
-                fd,
-                vector.entries[0].start,
-                vector.entries[0].len
-            )
+        (_, Some(offset), None) => {
+            let number = either([libc::SYS_preadv, libc::SYS_pwritev]);
+            syscall!(number: number, fd, at, count, offset, 0)
         }
-        (Memory::One(_), Some(offset), _, false) => {
-            syscall!(
-                SYS_pread64,
-                fd,
-                vector.entries[0].start,
-                vector.entries[0].len,
-                offset
-            )
-        }
-        (Memory::One(_), Some(offset), _, true) => {
-            syscall!(
-                SYS_pwrite64,
-                fd,
-                vector.entries[0].start,
-                vector.entries[0].len,
-                offset
-            )
-        }
-        (_, None, _, false) => syscall!(SYS_readv, fd, at, count),
-        (_, None, _, true) => syscall!(SYS_writev, fd, at, count),
-        (_, Some(offset), _, false) => syscall!(SYS_preadv, fd, at, count, offset, 0),
-        (_, Some(offset), _, true) => syscall!(SYS_pwritev, fd, at, count, offset, 0),
     }
 }
 
