@@ -199,7 +199,6 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
         Some(_) => Ok(Stdio::inherit()),
         None => file.try_clone().map(Stdio::from),
     };
-    let log = module::Log::from_now();
     let mut child = Command::new("/proc/self/exe")
         .args(["--test-process", name])
         .envs(environment.iter().map(|(key, value)| (key, value)))
@@ -240,15 +239,18 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
     } else {
         return Ok(Completion::Completed);
     };
-    let messages = log.lines();
-    if status.signal().is_some() && !messages.is_empty() {
-        let last = messages.len().saturating_sub(MESSAGES);
-        text += &format!(
-            "The kernel's last words:\n{}\n",
-            messages[last..].join("\n")
-        );
+    if status.signal().is_some() {
+        text += &format!("The kernel's last words:\n{}\n", last_messages()?);
     }
     Err(format!("{reason}\n{text}").into())
+}
+
+/// The end of the kernel's log.
+fn last_messages() -> std::io::Result<String> {
+    let output = Command::new("dmesg").output()?;
+    let log = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<_> = log.lines().collect();
+    Ok(lines[lines.len().saturating_sub(MESSAGES)..].join("\n"))
 }
 
 fn ends_within(pid: Pid, limit: Duration) -> rustix::io::Result<bool> {

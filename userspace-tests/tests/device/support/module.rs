@@ -133,8 +133,6 @@ impl Log {
                     lines.extend(message.lines().next().map(str::to_owned));
                 }
                 Err(Errno::AGAIN) => break,
-                // Newer messages have taken the place of what would be next.
-                Err(Errno::PIPE) => {}
                 Err(err) => panic!("read /dev/kmsg: {err}"),
             }
         }
