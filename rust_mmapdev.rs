@@ -22,7 +22,7 @@ mod range;
 #[path = "src/uapi.rs"]
 mod uapi;
 
-use abstractions::miscdevice::Registration;
+use abstractions::{miscdevice::MiscDeviceRegistration, mm::pagemap::HUGE_FOLIO_SIZE};
 use buffer::Buffer;
 use device::Device;
 
@@ -43,9 +43,7 @@ module! {
 #[pin_data]
 struct RustMmapDev {
     #[pin]
-    _registration: Registration<Device>,
-    // After the registration, as fields are dropped in order.
-    _farewell: Farewell,
+    _registration: MiscDeviceRegistration<Device>,
 }
 
 impl kernel::InPlaceModule for RustMmapDev {
@@ -54,23 +52,15 @@ impl kernel::InPlaceModule for RustMmapDev {
             _registration <- {
                 let buffer = Buffer::new(page_count()?)?;
                 pr_info!(
-                    "buffer of {} bytes, page count {}\n",
+                    "buffer of {} bytes, page count {}, {} bytes in {} MiB folios\n",
                     buffer.size(),
-                    buffer.page_count()
+                    buffer.page_count(),
+                    buffer.pages().huge_size(),
+                    HUGE_FOLIO_SIZE >> 20
                 );
-                Registration::new(c"rust_mmapdev", buffer)
+                MiscDeviceRegistration::register(c"rust_mmapdev", Ok(buffer))
             },
-            _farewell: Farewell,
         })
-    }
-}
-
-/// Logs the end of the module.
-struct Farewell;
-
-impl Drop for Farewell {
-    fn drop(&mut self) {
-        pr_info!("unloaded\n");
     }
 }
 

@@ -4,19 +4,22 @@
 
 #![forbid(unsafe_code)]
 
+use core::ops::Range;
+
 use kernel::{
     iov::{IovIterDest, IovIterSource},
     new_mutex,
     page::PAGE_SIZE,
     prelude::*,
-    sync::{
-        atomic::{Atomic, Relaxed},
-        Arc, Mutex,
-    },
+    sync::{Arc, Mutex},
 };
 
 use crate::{
-    abstractions::{shmem::ShmemPages, task::fatal_signal_pending},
+    abstractions::{
+        iov::{IovIterDestExt, IovIterSourceExt},
+        mm::{folio::Folio, pagemap::PageCache},
+        task::fatal_signal_pending,
+    },
     range,
 };
 
@@ -26,9 +29,7 @@ const INITIAL_CONTENT: &[u8] = b"rust_mmapdev: this text lives in kernel memory\
 /// The memory behind `/dev/rust_mmapdev`.
 #[pin_data]
 pub(crate) struct Buffer {
-    pages: ShmemPages,
-    /// VMAs that map the buffer now, in all processes.
-    live_mappings: Atomic<usize>,
+    pages: PageCache,
     /// Two calls of write(2) do not mix their bytes, as on a regular file. Stores through a
     /// mapping take no lock, and reads take none either.
     #[pin]
@@ -40,28 +41,27 @@ impl Buffer {
     ///
     /// ENOMEM: not enough memory; EINTR: the caller is being killed. Nothing stays allocated then.
     pub(crate) fn new(page_count: usize) -> Result<Arc<Self>> {
-        let pages = ShmemPages::new(c"rust_mmapdev", page_count).inspect_err(|e| {
+        let pages = PageCache::new(c"rust_mmapdev", page_count).inspect_err(|e| {
             pr_err!("can't allocate {} pages: {:?}\n", page_count, e);
         })?;
-        pages.store(0, INITIAL_CONTENT)?;
+        pages.folio(0).ok_or(EIO)?.store(0, INITIAL_CONTENT)?;
         Arc::pin_init(
             pin_init!(Self {
                 pages,
-                live_mappings: Atomic::new(0),
                 writers <- new_mutex!(()),
             }),
             GFP_KERNEL,
         )
     }
 
-    /// The pages, to be mapped.
-    pub(crate) fn pages(&self) -> &ShmemPages {
+    /// The pages.
+    pub(crate) fn pages(&self) -> &PageCache {
         &self.pages
     }
 
     /// Number of pages.
     pub(crate) fn page_count(&self) -> usize {
-        self.pages.len()
+        self.pages.page_count()
     }
 
     /// Size in bytes.
@@ -69,28 +69,15 @@ impl Buffer {
         self.page_count() * PAGE_SIZE
     }
 
-    /// Number of VMAs that map the buffer now.
-    pub(crate) fn live_mappings(&self) -> usize {
-        self.live_mappings.load(Relaxed)
-    }
-
-    /// Counts a VMA that begins to map the buffer.
-    pub(crate) fn mapping_opened(&self) {
-        self.live_mappings.fetch_add(1, Relaxed);
-    }
-
-    /// Counts a VMA that no longer maps the buffer.
-    pub(crate) fn mapping_closed(&self) {
-        self.live_mappings.fetch_sub(1, Relaxed);
-    }
-
     /// Copies from file position `position` on, up to the end of the buffer; see read(2).
     ///
     /// Returns the number of bytes copied, 0 at and past the end. EFAULT: the destination could
-    /// not be written; EINTR: the caller is being killed.
+    /// not be written; EIO: a memory error; EINTR: the caller is being killed.
     pub(crate) fn read(&self, position: i64, to: &mut IovIterDest<'_>) -> Result<usize> {
         match range::bytes(position, to.len(), self.size()) {
-            Some(bytes) => transfer(bytes, |chunk| self.pages.copy_to_iter(chunk, to)),
+            Some(bytes) => self.transfer(bytes, |folio, offset, length| {
+                to.copy_from_folio(folio, offset, length)
+            }),
             None => Ok(0),
         }
     }
@@ -98,48 +85,69 @@ impl Buffer {
     /// Copies to file position `position` on, up to the end of the buffer; see write(2).
     ///
     /// Returns the number of bytes copied. ENOSPC: the position is at the end or past it; EFAULT:
-    /// the source could not be read; EINTR: the caller is being killed.
+    /// the source could not be read; EIO: a memory error; EINTR: the caller is being killed.
     pub(crate) fn write(&self, position: i64, from: &mut IovIterSource<'_>) -> Result<usize> {
         if from.is_empty() {
             return Ok(0);
         }
         let bytes = range::bytes(position, from.len(), self.size()).ok_or(ENOSPC)?;
         let _writers = self.writers.lock();
-        transfer(bytes, |chunk| self.pages.copy_from_iter(chunk, from))
+        self.transfer(bytes, |folio, offset, length| {
+            from.copy_to_folio(folio, offset, length)
+        })
     }
 
-    /// Zeroes all of it, from the start on. EINTR: the caller is being killed.
+    /// Zeroes all of it, from the start on. EIO: all but what a memory error has taken; EINTR: the
+    /// caller is being killed.
     pub(crate) fn clear(&self) -> Result {
         let _writers = self.writers.lock();
-        for index in 0..self.page_count() {
-            if fatal_signal_pending() {
-                return Err(EINTR);
+        let zero =
+            |folio: &Folio, offset, length| folio.zero_pages(offset, length).map_or(0, |()| length);
+        let (mut at, mut result) = (0, Ok(()));
+        while at < self.size() {
+            match self.transfer(at..self.size(), zero) {
+                Ok(done) => at += done,
+                Err(e) if e == EIO => {
+                    result = Err(e);
+                    at += PAGE_SIZE;
+                }
+                Err(e) => return Err(e),
             }
-            self.pages.clear(index)?;
         }
-        Ok(())
+        result
     }
-}
 
-/// Has `copy` copy `bytes`, page by page, until it copies less than it was asked to.
-fn transfer(
-    bytes: core::ops::Range<usize>,
-    mut copy: impl FnMut(range::Chunk) -> usize,
-) -> Result<usize> {
-    let wanted = bytes.len();
-    let mut done = 0;
-    for chunk in range::chunks(bytes, PAGE_SIZE) {
-        if fatal_signal_pending() {
-            return if done > 0 { Ok(done) } else { Err(EINTR) };
+    /// Has `copy` copy `bytes`, folio by folio, until it copies less than it was asked to.
+    fn transfer(
+        &self,
+        bytes: Range<usize>,
+        mut copy: impl FnMut(&Folio, usize, usize) -> usize,
+    ) -> Result<usize> {
+        let mut at = bytes.start;
+        let reason = loop {
+            if at == bytes.end {
+                return Ok(bytes.len());
+            }
+            if fatal_signal_pending() {
+                break EINTR;
+            }
+            let Some(folio) = self.pages.folio(at / PAGE_SIZE) else {
+                break EIO;
+            };
+            let offset = at - folio.index() * PAGE_SIZE;
+            let length = folio.accessible(offset, bytes.end - at);
+            if length == 0 {
+                break EIO;
+            }
+            let copied = copy(&folio, offset, length);
+            at += copied;
+            if copied < length {
+                break EFAULT;
+            }
+        };
+        if at == bytes.start {
+            return Err(reason);
         }
-        let copied = copy(chunk);
-        done += copied;
-        if copied < chunk.length {
-            break;
-        }
+        Ok(at - bytes.start)
     }
-    if done == 0 && wanted > 0 {
-        return Err(EFAULT);
-    }
-    Ok(done)
 }

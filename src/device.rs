@@ -10,7 +10,6 @@ use kernel::{
         File, Kiocb,
     },
     iov::{IovIterDest, IovIterSource},
-    miscdevice::{MiscDevice, MiscDeviceRegistration},
     mm::virt::VmaNew,
     page::PAGE_SIZE,
     prelude::*,
@@ -20,30 +19,33 @@ use kernel::{
     uaccess::{UserPtr, UserSlice},
 };
 
-use crate::{abstractions::miscdevice::FileOperations, buffer::Buffer, mapping, uapi};
+use crate::{
+    abstractions::{
+        miscdevice::{MiscDevice, MiscDeviceRegistration},
+        mm::{pagemap::PageCache, virt::VmaOperations},
+    },
+    buffer::Buffer,
+    mapping, uapi,
+};
 
 /// An open `/dev/rust_mmapdev`. It holds the buffer and nothing of its own.
 pub(crate) struct Device;
 
-impl FileOperations for Device {
-    type Data = Arc<Buffer>;
+#[vtable]
+impl MiscDevice for Device {
+    type Ptr = Arc<Buffer>;
+    type RegistrationData = Arc<Buffer>;
 
-    fn open(buffer: &Arc<Buffer>, _file: &File) -> Result<Arc<Buffer>> {
-        Ok(buffer.clone())
+    fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Buffer>> {
+        Ok(misc.data().clone())
+    }
+
+    fn page_cache<'a>(buffer: &'a ArcBorrow<'_, Buffer>) -> &'a PageCache {
+        buffer.pages()
     }
 
     fn size(buffer: ArcBorrow<'_, Buffer>) -> usize {
         buffer.size()
-    }
-}
-
-#[vtable]
-impl MiscDevice for Device {
-    type Ptr = Arc<Buffer>;
-
-    /// Not reached: [`FileOperations::open`] takes its place, for a registration with a buffer.
-    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Self::Ptr> {
-        Err(ENODEV)
     }
 
     fn read_iter(mut kiocb: Kiocb<'_, Self::Ptr>, to: &mut IovIterDest<'_>) -> Result<usize> {
@@ -58,8 +60,11 @@ impl MiscDevice for Device {
         Ok(done)
     }
 
-    fn mmap(buffer: ArcBorrow<'_, Buffer>, _file: &File, vma: &VmaNew) -> Result {
-        mapping::mmap(buffer, vma)
+    fn mmap(
+        buffer: ArcBorrow<'_, Buffer>,
+        vma: &VmaNew,
+    ) -> Result<Option<VmaOperations<Arc<Buffer>>>> {
+        mapping::mmap(&buffer, vma).map(Some)
     }
 
     fn ioctl(buffer: ArcBorrow<'_, Buffer>, file: &File, cmd: u32, arg: usize) -> Result<isize> {
@@ -76,10 +81,10 @@ impl MiscDevice for Device {
         Ok(0)
     }
 
-    fn show_fdinfo(buffer: ArcBorrow<'_, Buffer>, m: &SeqFile, _file: &File) {
+    fn show_fdinfo(buffer: ArcBorrow<'_, Buffer>, m: &SeqFile) {
         seq_print!(m, "buffer_size:\t{}\n", buffer.size());
         seq_print!(m, "page_count:\t{}\n", buffer.page_count());
-        seq_print!(m, "live_mappings:\t{}\n", buffer.live_mappings());
+        seq_print!(m, "huge_size:\t{}\n", buffer.pages().huge_size());
     }
 }
 

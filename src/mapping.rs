@@ -4,169 +4,229 @@
 
 #![forbid(unsafe_code)]
 
-use kernel::{mm::virt::VmaNew, page::PAGE_SIZE, prelude::*, sync::ArcBorrow};
+use kernel::{
+    mm::virt::VmaNew,
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::{Arc, ArcBorrow},
+};
 
 use crate::{
-    abstractions::vm_operations::{VmFault, VmOperations, VmaNewExt},
+    abstractions::mm::{
+        folio::LockedFolio,
+        virt::{VmOperations, VmaNewExt, VmaOperations},
+    },
     buffer::Buffer,
     range,
 };
 
-/// Sets up a new VMA, with every page in place.
+/// Sets up a new VMA. The page of a small one is in place in the end; others get theirs as they are
+/// touched.
 ///
 /// ENXIO: some of it lies past the end of the buffer; EPERM: it is executable; ENOMEM: no memory
 /// for page tables.
-pub(crate) fn mmap(buffer: ArcBorrow<'_, Buffer>, vma: &VmaNew) -> Result {
-    let count = (vma.end() - vma.start()) / PAGE_SIZE;
-    let pages = range::pages(vma.pgoff(), count, buffer.page_count()).ok_or(ENXIO)?;
+pub(crate) fn mmap(buffer: &Buffer, vma: &VmaNew) -> Result<VmaOperations<Arc<Buffer>>> {
+    let (first, count) = (vma.pgoff(), (vma.end() - vma.start()) / PAGE_SIZE);
+    range::pages(first, count, buffer.page_count()).ok_or(ENXIO)?;
+    // Without VM_MAYEXEC, which each new VMA begins with, the core does not merge it with a
+    // neighbour before it has come here.
     vma.try_clear_mayexec().map_err(|_| EPERM)?;
-    // A grown VMA would reach past the end of the buffer.
-    vma.set_dontexpand();
-    buffer.pages().insert(vma.set_mixedmap(), pages)?;
-    vma.set_operations(buffer.into());
-    Ok(())
+    // A locked one is populated by the core, which counts what is locked.
+    if count == 1 && !vma.locked() {
+        if let Some(folio) = buffer.pages().folio(first) {
+            if folio.accessible((first - folio.index()) * PAGE_SIZE, PAGE_SIZE) > 0 {
+                vma.insert_page(vma.start(), &folio, first)?;
+            }
+        }
+    }
+    Ok(VmaOperations::of::<Faults>())
 }
 
-impl VmOperations for Buffer {
-    fn open(&self) {
-        self.mapping_opened();
-    }
+/// What happens when a mapping is touched where the page table has nothing.
+struct Faults;
 
-    fn close(&self) {
-        self.mapping_closed();
-    }
+impl VmOperations for Faults {
+    type Data = Arc<Buffer>;
 
-    /// Puts a page back that MADV_DONTNEED, or the like, took out of the page table.
-    ///
-    /// It goes in with the VMA's own protection, read-only where the mapping is private: the
-    /// core copies it on the write that follows.
-    fn fault(&self, fault: &VmFault<'_>) -> Result {
-        let page = self.pages().page(fault.pgoff()).ok_or(EFAULT)?;
-        let vma = fault.vma().as_mixedmap_vma().ok_or(EFAULT)?;
-        vma.vm_insert_page(fault.address(), &page)
+    /// EFAULT: past the end, where a grown mapping reaches; EHWPOISON: a memory error has taken
+    /// the page.
+    fn fault(buffer: ArcBorrow<'_, Buffer>, index: usize) -> Result<LockedFolio> {
+        if index >= buffer.page_count() {
+            return Err(EFAULT);
+        }
+        buffer.pages().lock_folio(index).ok_or(EHWPOISON)
     }
 }
 
-/// What user space can't see of a mapping: the counts in the pages, and who holds the buffer.
+/// What user space can't see of a mapping: the counts in the folios, and who holds the buffer.
 ///
 /// A failed assertion ends the thread without running destructors, so they stand at the end.
 #[kunit_tests(rust_mmapdev_mapping)]
 mod tests {
-    use kernel::sync::Arc;
-
     use super::*;
     use crate::{
-        abstractions::kunit::{
-            map_count, references, release_closed_files, AddressSpace, KernelFile,
+        abstractions::{
+            kunit::{map_count, references, release_closed_files, AddressSpace, KernelFile},
+            mm::pagemap::HUGE_FOLIO_SIZE,
         },
         device::Device,
     };
 
-    const PAGES: usize = 3;
-
-    /// The VMAs, and for each page the PTEs that lead to it and the references to it.
-    type Counts = (usize, [i32; PAGES], [i32; PAGES]);
-
-    fn counts(buffer: &Buffer) -> Counts {
-        let of_pages = |count: fn(&kernel::page::Page) -> i32| {
-            core::array::from_fn(|i| buffer.pages().page(i).map_or(-1, |page| count(&page)))
-        };
-        (
-            buffer.live_mappings(),
-            of_pages(map_count),
-            of_pages(references),
-        )
+    /// The page table entries that lead to the folio at `index`, and the references to it.
+    fn counts_at(buffer: &Buffer, index: usize) -> (i32, i32) {
+        buffer.pages().folio(index).map_or((-1, -1), |folio| {
+            // Without the one that was taken for this.
+            (map_count(&folio), references(&folio) - 1)
+        })
     }
 
     #[test]
-    fn every_pte_is_counted_in_its_page() -> Result {
-        let buffer = Buffer::new(PAGES)?;
+    fn one_page_is_mapped_at_once_and_counted() -> Result {
+        let buffer = Buffer::new(1)?;
         let file = KernelFile::new::<Device>(buffer.clone())?;
         let space = AddressSpace::new()?;
-        let unmapped = counts(&buffer);
-        let shared = space.map_shared(&file, PAGES)?;
-        let with_shared = counts(&buffer);
-        let private = space.map_private(&file, PAGES)?;
-        let with_private = counts(&buffer);
-        private.page(1).writer().write(&1u8)?;
-        let with_copy = counts(&buffer);
+        let counts = || counts_at(&buffer, 0);
+        let unmapped = counts();
+        let shared = space.map_shared(&file, 1)?;
+        let with_shared = counts();
+        let private = space.map_private(&file, 1)?;
+        let with_private = counts();
+        private.page(0).writer().write(&1u8)?;
+        let with_copy = counts();
+        shared.zap()?;
+        let zapped = counts();
+        let first: u8 = shared.page(0).reader().read()?;
+        shared.page(0).writer().write(&1u8)?;
+        let touched = counts();
+        private.zap()?;
+        let _: u8 = private.page(0).reader().read()?;
+        let private_again = counts();
         drop(shared);
-        let without_shared = counts(&buffer);
+        let without_shared = counts();
         drop(private);
-        let in_the_end = counts(&buffer);
-        drop(file);
+        let in_the_end = counts();
+        drop((space, file));
         let nobody_else_has_it = Arc::into_unique_or_drop(buffer).is_some();
 
-        // The page cache's reference and the buffer's.
-        assert_eq!(unmapped, (0, [0; PAGES], [2; PAGES]));
-        assert_eq!(with_shared, (1, [1; PAGES], [3; PAGES]));
-        assert_eq!(with_private, (2, [2; PAGES], [4; PAGES]));
-        assert_eq!(with_copy, (2, [2, 1, 2], [4, 3, 4]));
-        assert_eq!(without_shared, (1, [1, 0, 1], [3, 2, 3]));
-        assert_eq!(in_the_end, unmapped);
+        assert_eq!(unmapped, (0, 0));
+        assert_eq!(with_shared, (1, 1));
+        assert_eq!(with_private, (2, 2));
+        assert_eq!(with_copy, (1, 1));
+        assert_eq!(zapped, (0, 0));
+        assert_eq!(first, b'r');
+        assert_eq!(touched, (1, 1));
+        assert_eq!(private_again, (2, 2));
+        assert_eq!(without_shared, (1, 1));
+        assert_eq!(in_the_end, (0, 0));
         assert!(nobody_else_has_it);
         Ok(())
     }
 
+    /// Three pages, which stand in a folio of two and one of one, or in single ones.
     #[test]
-    fn a_fault_puts_the_page_itself_back() -> Result {
+    fn a_touch_maps_all_of_a_small_mapping() -> Result {
+        const PAGES: usize = 3;
         let buffer = Buffer::new(PAGES)?;
         let file = KernelFile::new::<Device>(buffer.clone())?;
         let space = AddressSpace::new()?;
+        let total = || {
+            let (mut index, mut total) = (0, (0, 0));
+            while index < PAGES {
+                let (mapped, references) = counts_at(&buffer, index);
+                total = (total.0 + mapped, total.1 + references);
+                index += buffer.pages().folio(index).map_or(1, |f| 1 << f.order());
+            }
+            total
+        };
         let shared = space.map_shared(&file, PAGES)?;
-        shared.zap()?;
-        let zapped = counts(&buffer);
-        let first: u8 = shared.page(0).reader().read()?;
+        let untouched = total();
         shared.page(2).writer().write(&1u8)?;
-        let faulted = counts(&buffer);
-        shared.page(2).writer().write(&2u8)?;
-        let touched_again = counts(&buffer);
-        drop((shared, file));
+        let written = total();
+        shared.zap()?;
+        let zapped = total();
+        let _: u8 = shared.page(1).reader().read()?;
+        let read = total();
+        let private = space.map_private(&file, PAGES)?;
+        private.page(1).writer().write(&1u8)?;
+        let copied = total();
+        let _: u8 = private.page(0).reader().read()?;
+        let others_read = total();
+        drop((shared, private));
+        let in_the_end = total();
+        drop((space, file));
 
-        assert_eq!(zapped, (1, [0; PAGES], [2; PAGES]));
-        assert_eq!(first, b'r');
-        assert_eq!(faulted, (1, [1, 0, 1], [3, 2, 3]));
-        assert_eq!(touched_again, faulted);
+        assert_eq!(untouched, (0, 0));
+        assert_eq!(written, (3, 3));
+        assert_eq!(zapped, (0, 0));
+        assert_eq!(read, (3, 3));
+        assert_eq!(copied, (3, 3));
+        assert_eq!(others_read, (5, 5));
+        assert_eq!(in_the_end, (0, 0));
         Ok(())
     }
 
     #[test]
-    fn a_private_fault_lends_the_page_until_it_is_written_to() -> Result {
+    fn a_huge_folio_is_mapped_by_one_entry() -> Result {
+        const PAGES: usize = HUGE_FOLIO_SIZE / PAGE_SIZE;
         let buffer = Buffer::new(PAGES)?;
+        if buffer.pages().huge_size() == 0 {
+            pr_info!("no huge folio to be had, so none was tested\n");
+            return Ok(());
+        }
         let file = KernelFile::new::<Device>(buffer.clone())?;
         let space = AddressSpace::new()?;
+        let counts = || counts_at(&buffer, 0);
+        let shared = space.map_shared(&file, PAGES)?;
+        shared.page(PAGES - 1).writer().write(&1u8)?;
+        let written = counts();
         let private = space.map_private(&file, PAGES)?;
-        private.zap()?;
         let _: u8 = private.page(0).reader().read()?;
-        let read = counts(&buffer);
-        private.page(0).writer().write(&1u8)?;
-        private.page(1).writer().write(&1u8)?;
-        let written = counts(&buffer);
-        private.zap()?;
-        let zapped = counts(&buffer);
-        drop((private, file));
+        let both = counts();
+        private.page(7).writer().write(&1u8)?;
+        // The entry is gone for a page table, in which there is the copy.
+        let broken_up = counts();
+        let _: u8 = private.page(0).reader().read()?;
+        let by_pages = counts();
+        drop(private);
+        let without_private = counts();
+        shared.zap()?;
+        let zapped = counts();
+        drop((shared, space, file));
 
-        assert_eq!(read, (1, [1, 0, 0], [3, 2, 2]));
-        assert_eq!(written, (1, [0; PAGES], [2; PAGES]));
-        assert_eq!(zapped, written);
+        assert_eq!(written, (1, 1));
+        assert_eq!(both, (2, 2));
+        assert_eq!(broken_up, (1, 1));
+        assert_eq!(by_pages, (PAGES as i32, PAGES as i32));
+        assert_eq!(without_private, (1, 1));
+        assert_eq!(zapped, (0, 0));
         Ok(())
     }
 
     #[test]
     fn a_mapping_alone_holds_the_buffer() -> Result {
-        let buffer = Buffer::new(PAGES)?;
+        let buffer = Buffer::new(3)?;
         let file = KernelFile::new::<Device>(buffer.clone())?;
         let space = AddressSpace::new()?;
-        let shared = space.map_shared(&file, PAGES)?;
+        let shared = space.map_shared(&file, 3)?;
         drop(file);
         let nobody_else_has_it = Arc::into_unique_or_drop(buffer).is_some();
-        shared.zap()?;
         let first: u8 = shared.page(0).reader().read()?;
-        drop(shared);
+        drop((shared, space));
         release_closed_files();
 
         assert!(!nobody_else_has_it);
         assert_eq!(first, b'r');
+        Ok(())
+    }
+
+    #[test]
+    fn past_the_end_there_is_no_page() -> Result {
+        let buffer = Buffer::new(1)?;
+        let fault = |index| Faults::fault(buffer.as_arc_borrow(), index).err();
+
+        assert_eq!(fault(0), None);
+        assert_eq!(fault(1), Some(EFAULT));
+        assert_eq!(fault(usize::MAX), Some(EFAULT));
         Ok(())
     }
 }

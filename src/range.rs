@@ -34,32 +34,3 @@ pub(crate) fn bytes(position: i64, length: usize, size: usize) -> Option<Range<u
     let start = usize::try_from(position).ok().filter(|&p| p < size)?;
     Some(start..start.saturating_add(length).min(size))
 }
-
-/// A piece of a transfer that lies within one page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Chunk {
-    /// Index of the page in the buffer.
-    pub(crate) page: usize,
-    /// First byte, counted from the start of the page.
-    pub(crate) offset: usize,
-    /// Number of bytes, at least 1.
-    pub(crate) length: usize,
-}
-
-/// Cuts a range of bytes at the borders of pages of `page_size` bytes (a power of two).
-pub(crate) fn chunks(bytes: Range<usize>, page_size: usize) -> impl Iterator<Item = Chunk> {
-    let mut start = bytes.start;
-    core::iter::from_fn(move || {
-        if start >= bytes.end {
-            return None;
-        }
-        let offset = start & (page_size - 1);
-        let chunk = Chunk {
-            page: start / page_size,
-            offset,
-            length: (page_size - offset).min(bytes.end - start),
-        };
-        start += chunk.length;
-        Some(chunk)
-    })
-}

@@ -6,35 +6,21 @@
 //! C headers: [`include/kunit/test.h`](srctree/include/kunit/test.h),
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 
 use kernel::{
-    bindings,
     error::{from_err_ptr, to_result},
-    ffi::{c_int, c_ulong, c_void},
-    miscdevice::{MiscDevice, MiscDeviceOptions},
-    page::{Page, PAGE_SIZE},
+    ffi::c_int,
+    page::PAGE_SIZE,
     prelude::*,
-    types::ForeignOwnable,
     uaccess::{UserPtr, UserSlice},
 };
 
-// Of mman.h, which the `kernel` crate's bindings leave out.
-const PROT_READ: c_ulong = 0x1;
-const PROT_WRITE: c_ulong = 0x2;
-const MAP_SHARED: c_ulong = 0x1;
-const MAP_PRIVATE: c_ulong = 0x2;
-
-// Not in the `kernel` crate's bindings: no header that they are made of includes anon_inodes.h.
-#[allow(improper_ctypes)] // Some lock types are empty structs in C, too.
-extern "C" {
-    fn anon_inode_getfile(
-        name: *const kernel::ffi::c_char,
-        fops: *const bindings::file_operations,
-        private_data: *mut c_void,
-        flags: c_int,
-    ) -> *mut bindings::file;
-}
+use crate::abstractions::{
+    bindings,
+    miscdevice::{FileOperations, MiscDevice},
+    mm::folio::Folio,
+};
 
 /// An open file of a misc device that is not registered, and that no process has.
 ///
@@ -46,23 +32,21 @@ pub(crate) struct KernelFile(NonNull<bindings::file>);
 impl KernelFile {
     /// Opens a file for reading and writing, with the operations of `T`: `anon_inode_getfile()`.
     pub(crate) fn new<T: MiscDevice>(device: T::Ptr) -> Result<Self> {
-        let name = c"kunit";
-        let fops = MiscDeviceOptions { name }.into_raw::<T>().fops;
-        let device = device.into_foreign();
-        // SAFETY: `name` is NUL-terminated, and `fops` points to a constant, which takes the
-        // private data for what `into_foreign` returned.
-        let file = unsafe {
-            anon_inode_getfile(name.as_char_ptr(), fops, device, bindings::O_RDWR as c_int)
-        };
-        match from_err_ptr(file) {
-            // INVARIANT: The call returned a reference.
-            Ok(file) => Ok(Self(NonNull::new(file).ok_or(ENOMEM)?)),
-            Err(e) => {
-                // SAFETY: This is what `into_foreign` returned, and no file has it.
-                drop(unsafe { T::Ptr::from_foreign(device) });
-                Err(e)
-            }
-        }
+        let fops = FileOperations::<T>::table();
+        // SAFETY: The name is NUL-terminated, and `fops` points to a constant.
+        let file = from_err_ptr(unsafe {
+            bindings::anon_inode_getfile(
+                c"kunit".as_char_ptr(),
+                fops,
+                ptr::null_mut(),
+                bindings::O_RDWR as c_int,
+            )
+        })?;
+        let file = NonNull::new(file).ok_or(ENOMEM)?;
+        // SAFETY: The file is new and has this table.
+        unsafe { FileOperations::<T>::init(file.as_ptr(), device) };
+        // INVARIANT: The call returned a reference.
+        Ok(Self(file))
     }
 }
 
@@ -82,8 +66,11 @@ impl Drop for KernelFile {
 pub(crate) struct AddressSpace(NonNull<bindings::mm_struct>);
 
 impl AddressSpace {
-    /// Gives the thread an address space: `kunit_attach_mm()`.
+    /// Gives the thread an address space: `kunit_attach_mm()`. EBUSY: it has one.
     pub(crate) fn new() -> Result<Self> {
+        if current!().mm().is_some() {
+            return Err(EBUSY);
+        }
         // SAFETY: FFI call without requirements; tests run in kernel threads.
         to_result(unsafe { bindings::kunit_attach_mm() })?;
         // SAFETY: The current task is valid, and nobody else changes its `mm`.
@@ -94,20 +81,21 @@ impl AddressSpace {
 
     /// Maps the first `page_count` pages of `file`, shared.
     pub(crate) fn map_shared(&self, file: &KernelFile, page_count: usize) -> Result<Mapping<'_>> {
-        self.map(file, page_count, MAP_SHARED)
+        self.map(file, page_count, bindings::MAP_SHARED)
     }
 
     /// Maps the first `page_count` pages of `file`, private.
     pub(crate) fn map_private(&self, file: &KernelFile, page_count: usize) -> Result<Mapping<'_>> {
-        self.map(file, page_count, MAP_PRIVATE)
+        self.map(file, page_count, bindings::MAP_PRIVATE)
     }
 
     /// `vm_mmap()`.
-    fn map(&self, file: &KernelFile, page_count: usize, sharing: c_ulong) -> Result<Mapping<'_>> {
+    fn map(&self, file: &KernelFile, page_count: usize, sharing: u32) -> Result<Mapping<'_>> {
         let length = page_count * PAGE_SIZE;
-        let prot = PROT_READ | PROT_WRITE;
+        let prot = (bindings::PROT_READ | bindings::PROT_WRITE) as usize;
         // SAFETY: By the type invariants the file is valid, and the thread has an address space.
-        let start = unsafe { bindings::vm_mmap(file.0.as_ptr(), 0, length, prot, sharing, 0) };
+        let start =
+            unsafe { bindings::vm_mmap(file.0.as_ptr(), 0, length, prot, sharing as usize, 0) };
         // An errno in place of an address is negative.
         if (start as isize) < 0 {
             to_result(start as i32)?;
@@ -161,28 +149,65 @@ impl Drop for Mapping<'_> {
     }
 }
 
-/// How many PTEs lead to `page`.
-pub(crate) fn map_count(page: &Page) -> i32 {
-    // SAFETY: The page is valid, and no typed one, so that this field is its count.
-    unsafe { bindings::atomic_read(&raw const (*page.as_ptr()).__bindgen_anon_2._mapcount) + 1 }
+/// How many entries of page tables lead to `folio`: `folio_mapcount()`.
+pub(crate) fn map_count(folio: &Folio) -> i32 {
+    let count = if folio.order() > 0 {
+        // SAFETY: The folio is in use, and has a second page, where this is.
+        unsafe {
+            &raw const (*folio.as_ptr())
+                .__bindgen_anon_2
+                .__bindgen_anon_1
+                .__bindgen_anon_1
+                .__bindgen_anon_1
+                ._large_mapcount
+        }
+    } else {
+        // SAFETY: The folio is in use.
+        unsafe {
+            &raw const (*folio.as_ptr())
+                .__bindgen_anon_1
+                .__bindgen_anon_1
+                ._mapcount
+        }
+    };
+    // SAFETY: It is a field of the folio.
+    unsafe { bindings::atomic_read(count) + 1 }
 }
 
-/// How many references there are to `page`, without that of a list of pages that wait to be put
-/// on the LRU.
-pub(crate) fn references(page: &Page) -> i32 {
-    // SAFETY: The page is valid. Its flags change atomically, hence volatile.
+/// How many references there are to `folio`, without those of the page cache, one a page, and that
+/// of a list of folios that wait to be put on the LRU.
+pub(crate) fn references(folio: &Folio) -> i32 {
+    // SAFETY: The folio is in use. Its flags change atomically, hence volatile.
     let (references, flags) = unsafe {
+        let head = &raw const (*folio.as_ptr()).__bindgen_anon_1.__bindgen_anon_1;
         (
-            bindings::atomic_read(&raw const (*page.as_ptr())._refcount),
-            (&raw const (*page.as_ptr()).flags.f).read_volatile(),
+            bindings::atomic_read(&raw const (*head)._refcount),
+            (&raw const (*head).flags.f).read_volatile(),
         )
     };
     let on_lru = flags & (1 << bindings::pageflags_PG_lru) != 0;
-    references - i32::from(!on_lru)
+    references - i32::from(!on_lru) - (1 << folio.order())
 }
 
 /// Has the files that kernel threads closed released now.
 pub(crate) fn release_closed_files() {
     // SAFETY: FFI call without requirements.
     unsafe { bindings::flush_delayed_fput() };
+}
+
+#[kunit_tests(rust_mmapdev_kunit)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_has_one_address_space() -> Result {
+        let space = AddressSpace::new()?;
+        let second = AddressSpace::new().err();
+        drop(space);
+        let third = AddressSpace::new().is_ok();
+
+        assert_eq!(second, Some(EBUSY));
+        assert!(third);
+        Ok(())
+    }
 }

@@ -4,7 +4,9 @@
 //!
 //! C header: [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h)
 
-use kernel::{bindings, prelude::*};
+use kernel::prelude::*;
+
+use crate::abstractions::bindings;
 
 /// Whether the current task is being killed, and a long operation had better end: the C
 /// `fatal_signal_pending(current)`.

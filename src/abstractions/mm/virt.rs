@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Virtual memory: the pages of a VMA, in advance and as they are touched.
+//!
+//! C headers: [`include/linux/mm.h`](srctree/include/linux/mm.h),
+//! [`include/linux/huge_mm.h`](srctree/include/linux/huge_mm.h)
+
+use core::marker::PhantomData;
+
+use kernel::{
+    error::to_result,
+    mm::virt::{flags, VmaNew},
+    page::PAGE_SIZE,
+    prelude::*,
+    types::ForeignOwnable,
+};
+
+use crate::abstractions::{
+    bindings,
+    mm::folio::{Folio, LockedFolio},
+};
+
+/// Operations of the VMAs of a file whose pages are page cache: `struct vm_operations_struct`.
+pub(crate) trait VmOperations {
+    /// The private data of the file.
+    type Data: ForeignOwnable;
+
+    /// An access found no page: gives the folio that has the page at `index` of the file.
+    ///
+    /// May sleep. ENOMEM has the OOM killer called, or an EFAULT returned by a system call;
+    /// EHWPOISON is a SIGBUS with BUS_MCEERR_AR, and every other error, or a folio without the
+    /// page, a SIGBUS with BUS_ADRERR: `vmf_error()`.
+    fn fault(
+        data: <Self::Data as ForeignOwnable>::Borrowed<'_>,
+        index: usize,
+    ) -> Result<LockedFolio>;
+}
+
+/// The [`VmOperations`] of a VMA of a file with private data `P`. An mmap handler returns them, and
+/// its caller, which knows the file, installs them.
+pub(crate) struct VmaOperations<P: ForeignOwnable> {
+    table: &'static bindings::vm_operations_struct,
+    _data: PhantomData<P>,
+}
+
+impl<P: ForeignOwnable> VmaOperations<P> {
+    /// The operations that `T` implements.
+    pub(crate) fn of<T: VmOperations<Data = P>>() -> Self {
+        Self {
+            table: &VmOperationsVTable::<T>::VTABLE,
+            _data: PhantomData,
+        }
+    }
+
+    /// Gives them to a VMA.
+    ///
+    /// # Safety
+    ///
+    /// The VMA's file must hold the module that the operations are in, and its private data be a
+    /// foreign `P` for as long as the file exists.
+    pub(crate) unsafe fn install(self, vma: &VmaNew) {
+        // SAFETY: By its type invariants the VMA is being set up, so that nobody else uses this
+        // field. What the table expects is what the caller promises.
+        unsafe { (*vma.as_ptr()).vm_ops = self.table };
+    }
+}
+
+/// What [`VmaNew`] has no method for.
+pub(crate) trait VmaNewExt {
+    /// Index in the file of the first page of the VMA.
+    fn pgoff(&self) -> usize;
+
+    /// Whether pages are to be locked as they are mapped: `VM_LOCKED`.
+    fn locked(&self) -> bool;
+
+    /// Maps the page at `index` of the file, which is one of `folio`, at `address`:
+    /// `vm_insert_page()`.
+    ///
+    /// It goes in with the VMA's own protection, read-only where the mapping is private. The VMA
+    /// stays an ordinary one.
+    ///
+    /// EINVAL: it is no page of the folio; EFAULT: the address is outside of the VMA; EBUSY:
+    /// something is mapped there; ENOMEM: no memory for page tables.
+    fn insert_page(&self, address: usize, folio: &Folio, index: usize) -> Result;
+}
+
+impl VmaNewExt for VmaNew {
+    fn pgoff(&self) -> usize {
+        // SAFETY: By the type invariants the VMA is valid and its mmap lock is held, so this is
+        // not a data race.
+        unsafe { (*self.as_ptr()).vm_pgoff }
+    }
+
+    fn locked(&self) -> bool {
+        self.flags() & bindings::VM_LOCKED != 0
+    }
+
+    fn insert_page(&self, address: usize, folio: &Folio, index: usize) -> Result {
+        let page = folio.file_page(index).ok_or(EINVAL)?;
+        let before = self.flags();
+        self.set_mixedmap();
+        // SAFETY: By the type invariants the VMA is valid and its mmap lock is held, and
+        // VM_MIXEDMAP is set, so that its flags are not written. The page is one in use and
+        // without a type. What goes into the page table has a reference of its own and is known to
+        // the reverse mapping, as what a fault puts there.
+        let result =
+            to_result(unsafe { bindings::vm_insert_page(self.as_ptr(), address, page.as_ptr()) });
+        // SAFETY: By the type invariants the VMA is being set up, so that nobody else uses its
+        // flags, and these are the ones it had. VM_MIXEDMAP stands for pages without a reference
+        // or a `struct page`, of which there are none, unless it was set before.
+        unsafe { (*self.as_ptr()).__bindgen_anon_2.vm_flags = before };
+        result
+    }
+}
+
+struct VmOperationsVTable<T>(PhantomData<T>);
+
+/// The C functions' result: bits of `enum vm_fault_reason`.
+type Reason = bindings::vm_fault_t;
+
+impl<T: VmOperations> VmOperationsVTable<T> {
+    const VTABLE: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        fault: Some(Self::fault),
+        #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+        huge_fault: Some(Self::huge_fault),
+        map_pages: Some(Self::map_pages),
+        ..pin_init::zeroed()
+    };
+
+    /// # Safety
+    ///
+    /// `vmf` must be a fault in a VMA with this table, which is locked for reading at least.
+    unsafe fn folio(vmf: *const bindings::vm_fault, index: usize) -> Result<LockedFolio> {
+        // SAFETY: The VMA is locked and so keeps its file. By the promise made when the table was
+        // installed, its private data is this, and stays for as long as the file.
+        let data = unsafe { T::Data::borrow((*(*vma(vmf)).vm_file).private_data) };
+        T::fault(data, index)
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the core for a fault in a VMA with this table.
+    unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> Reason {
+        // SAFETY: The fault is valid, and its VMA locked. The core has allocated a page table.
+        unsafe {
+            // The core looks at the pages around for reads only.
+            if is_shared_write(vmf) && !is_tracked(vma(vmf)) {
+                let reason = map_around(vmf);
+                if reason != 0 {
+                    return reason;
+                }
+            }
+            let index = pgoff(vmf);
+            match Self::folio(vmf, index) {
+                Ok(folio) => match folio.file_page(index) {
+                    Some(page) => {
+                        // The core puts and unlocks it.
+                        (*vmf).page = page.as_ptr();
+                        folio.into_raw();
+                        bindings::vm_fault_reason_VM_FAULT_LOCKED
+                    }
+                    None => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+                },
+                Err(e) if e == ENOMEM => bindings::vm_fault_reason_VM_FAULT_OOM,
+                Err(e) if e == EHWPOISON => bindings::vm_fault_reason_VM_FAULT_HWPOISON,
+                Err(_) => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the core for a fault in a VMA with this table, with a page table at hand.
+    unsafe extern "C" fn map_pages(
+        vmf: *mut bindings::vm_fault,
+        _start: usize,
+        _end: usize,
+    ) -> Reason {
+        // SAFETY: By the requirements of this function.
+        unsafe { map_around(vmf) }
+    }
+
+    /// Maps a folio by one PMD entry.
+    ///
+    /// # Safety
+    ///
+    /// To be called by the core for a fault in a VMA with this table where there is no page table
+    /// yet, or a PMD entry that is not writable.
+    #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+    unsafe extern "C" fn huge_fault(vmf: *mut bindings::vm_fault, order: u32) -> Reason {
+        const FALLBACK: Reason = bindings::vm_fault_reason_VM_FAULT_FALLBACK;
+        // SAFETY: The fault is valid, and its VMA locked.
+        unsafe {
+            let write = is_write(vmf);
+            if order != bindings::PMD_ORDER || (write && !is_shared_write(vmf)) {
+                return FALLBACK;
+            }
+            let window = window(vmf);
+            if window.pages != bindings::PMD_SIZE / PAGE_SIZE {
+                return FALLBACK;
+            }
+            match Self::folio(vmf, window.pgoff) {
+                // Locked, it is neither split nor taken away meanwhile.
+                Ok(folio)
+                    if folio.order() == bindings::PMD_ORDER
+                        && folio.index() == window.pgoff
+                        && !folio.has_hwpoisoned() =>
+                {
+                    bindings::vmf_insert_folio_pmd(vmf, folio.as_ptr(), write)
+                }
+                _ => FALLBACK,
+            }
+        }
+    }
+}
+
+/// The VMA of a fault.
+///
+/// # Safety
+///
+/// `vmf` must be valid.
+unsafe fn vma(vmf: *const bindings::vm_fault) -> *const bindings::vm_area_struct {
+    // SAFETY: By the requirements of this function.
+    unsafe { (*vmf).__bindgen_anon_1.vma }
+}
+
+/// Index in the file of the page that was accessed.
+///
+/// # Safety
+///
+/// `vmf` must be valid.
+unsafe fn pgoff(vmf: *const bindings::vm_fault) -> usize {
+    // SAFETY: By the requirements of this function.
+    unsafe { (*vmf).__bindgen_anon_1.pgoff }
+}
+
+/// # Safety
+///
+/// `vmf` must be valid.
+unsafe fn is_write(vmf: *const bindings::vm_fault) -> bool {
+    // SAFETY: By the requirements of this function.
+    unsafe { (*vmf).flags & bindings::fault_flag_FAULT_FLAG_WRITE != 0 }
+}
+
+/// # Safety
+///
+/// `vmf` must be valid, and its VMA locked for reading at least.
+unsafe fn is_shared_write(vmf: *const bindings::vm_fault) -> bool {
+    // SAFETY: By the requirements of this function.
+    unsafe { is_write(vmf) && vm_flags(vma(vmf)) & flags::SHARED != 0 }
+}
+
+/// # Safety
+///
+/// `vma` must be valid, and locked for reading at least.
+unsafe fn vm_flags(vma: *const bindings::vm_area_struct) -> bindings::vm_flags_t {
+    // SAFETY: By the requirements of this function.
+    unsafe { (*vma).__bindgen_anon_2.vm_flags }
+}
+
+/// Whether somebody wants to know which pages are written to, so that a write to one must not make
+/// others writable: userfaultfd, or soft-dirty bits that were cleared.
+///
+/// # Safety
+///
+/// `vma` must be valid, and locked for reading at least.
+unsafe fn is_tracked(vma: *const bindings::vm_area_struct) -> bool {
+    // SAFETY: By the requirements of this function.
+    let flags = unsafe { vm_flags(vma) };
+    flags & bindings::__VM_UFFD_FLAGS != 0
+        || (cfg!(CONFIG_MEM_SOFT_DIRTY) && flags & flags::SOFTDIRTY == 0)
+}
+
+/// The part of a VMA that the page table of an address holds.
+struct Window {
+    /// Index in the file of its first page.
+    pgoff: usize,
+    /// Number of pages.
+    pages: usize,
+}
+
+/// The window around the page that was accessed.
+///
+/// # Safety
+///
+/// `vmf` must be valid, and its VMA locked for reading at least.
+unsafe fn window(vmf: *const bindings::vm_fault) -> Window {
+    // SAFETY: By the requirements of this function.
+    let (vma, address) = unsafe {
+        (
+            kernel::mm::virt::VmaRef::from_raw(vma(vmf)),
+            (*vmf).__bindgen_anon_1.address,
+        )
+    };
+    let table = address & !(bindings::PMD_SIZE - 1);
+    let start = table.max(vma.start());
+    // The last byte: past the last page of the address space there is nothing.
+    let last = (table + (bindings::PMD_SIZE - 1)).min(vma.end() - 1);
+    Window {
+        // SAFETY: By the requirements of this function.
+        pgoff: unsafe { pgoff(vmf) } - (address - start) / PAGE_SIZE,
+        pages: (last - start) / PAGE_SIZE + 1,
+    }
+}
+
+/// Maps all of the file that the page table and the VMA hold: `filemap_map_pages()`.
+///
+/// Returns 0 where the page that was accessed is not among them, as when somebody else has locked
+/// its folio.
+///
+/// # Safety
+///
+/// `vmf` must be a fault that the core is handling, with a page table, or one at hand in
+/// `prealloc_pte`. Its VMA must be locked for reading at least.
+unsafe fn map_around(vmf: *mut bindings::vm_fault) -> Reason {
+    // SAFETY: By the requirements of this function, which are those of the C function too; the
+    // range lies in one page table and in the VMA.
+    unsafe {
+        let window = window(vmf);
+        bindings::filemap_map_pages(vmf, window.pgoff, window.pgoff + (window.pages - 1))
+    }
+}
+
+#[kunit_tests(rust_mmapdev_virt)]
+mod tests {
+    use kernel::{
+        mm::virt::vm_flags_t,
+        sync::{Arc, ArcBorrow},
+    };
+
+    use super::*;
+    use crate::abstractions::mm::pagemap::PageCache;
+
+    /// Answers each fault with a folio, or an error.
+    struct Probe(Result<PageCache>);
+
+    /// The index that the probe's folio is asked for.
+    const PGOFF: usize = 2;
+
+    impl VmOperations for Probe {
+        type Data = Arc<Self>;
+
+        fn fault(probe: ArcBorrow<'_, Self>, index: usize) -> Result<LockedFolio> {
+            if index != PGOFF {
+                return Err(ENXIO);
+            }
+            match &probe.0 {
+                Ok(pages) => pages.lock_folio(0).ok_or(ENXIO),
+                Err(e) => Err(*e),
+            }
+        }
+    }
+
+    /// What a fault at page `pgoff` of a file gives, and in which page.
+    fn fault(probe: Probe, pgoff: usize) -> Result<(Reason, *mut bindings::page)> {
+        let probe = Arc::new(probe, GFP_KERNEL)?;
+        let file = KBox::new(pin_init::zeroed::<bindings::file>(), GFP_KERNEL)?;
+        let file = KBox::into_raw(file);
+        let mut vma: bindings::vm_area_struct = pin_init::zeroed();
+        let mut vmf: bindings::vm_fault = pin_init::zeroed();
+        // SAFETY: Nobody else knows the file, whose private data live until the end of the block,
+        // nor the VMA, which counts as one that is being set up. There is no other fault in it.
+        unsafe {
+            (*file).private_data = probe.into_foreign();
+            vma.vm_file = file;
+            VmaOperations::of::<Probe>().install(VmaNew::from_raw(&raw mut vma));
+            vmf.__bindgen_anon_1.vma = &raw mut vma;
+            vmf.__bindgen_anon_1.pgoff = pgoff;
+            let reason = (*vma.vm_ops).fault.map_or(0, |fault| fault(&raw mut vmf));
+            if reason & bindings::vm_fault_reason_VM_FAULT_LOCKED != 0 {
+                // As the core does.
+                bindings::folio_unlock(vmf.page.cast());
+                Folio::dec_ref(core::ptr::NonNull::new(vmf.page.cast()).ok_or(EFAULT)?);
+            }
+            drop(Arc::<Probe>::from_foreign((*file).private_data));
+            drop(KBox::from_raw(file));
+            Ok((reason, vmf.page))
+        }
+    }
+
+    #[test]
+    fn the_table_has_what_a_fault_needs_and_no_more() {
+        const WORDS: usize = size_of::<bindings::vm_operations_struct>() / size_of::<usize>();
+        let table = VmOperationsVTable::<Probe>::VTABLE;
+        // SAFETY: A table of function pointers, and nothing else.
+        let words: [usize; WORDS] = unsafe { core::mem::transmute(table) };
+        assert!(table.fault.is_some() && table.map_pages.is_some());
+        assert_eq!(
+            table.huge_fault.is_some(),
+            cfg!(CONFIG_TRANSPARENT_HUGEPAGE)
+        );
+        let huge = usize::from(table.huge_fault.is_some());
+        assert_eq!(words.iter().filter(|word| **word != 0).count(), 2 + huge);
+    }
+
+    #[test]
+    fn the_core_gets_what_became_of_a_fault() -> Result {
+        for (error, expected) in [
+            (ENOMEM, bindings::vm_fault_reason_VM_FAULT_OOM),
+            (EHWPOISON, bindings::vm_fault_reason_VM_FAULT_HWPOISON),
+            (EFAULT, bindings::vm_fault_reason_VM_FAULT_SIGBUS),
+            (EBUSY, bindings::vm_fault_reason_VM_FAULT_SIGBUS),
+        ] {
+            assert_eq!(fault(Probe(Err(error)), PGOFF)?.0, expected);
+        }
+        // A folio that does not have the page.
+        let (reason, page) = fault(Probe(PageCache::new(c"kunit", 1)), PGOFF)?;
+        assert_eq!(reason, bindings::vm_fault_reason_VM_FAULT_SIGBUS);
+        assert!(page.is_null());
+        Ok(())
+    }
+
+    #[test]
+    fn the_core_gets_the_page_itself_locked() -> Result {
+        let pages = PageCache::new(c"kunit", 4)?;
+        let page = pages.folio(PGOFF).and_then(|folio| folio.file_page(PGOFF));
+        let page = page.ok_or(ENOENT)?.as_ptr();
+        let (reason, found) = fault(Probe(Ok(pages)), PGOFF)?;
+        // A folio of four pages, which may not be had.
+        if reason != bindings::vm_fault_reason_VM_FAULT_SIGBUS {
+            assert_eq!(reason, bindings::vm_fault_reason_VM_FAULT_LOCKED);
+            assert_eq!(found, page);
+        }
+        Ok(())
+    }
+
+    /// The window of a fault at `address` in a VMA from `start` to `end`, whose first page is page
+    /// 1000 of its file.
+    fn window_at(address: usize, start: usize, end: usize) -> (usize, usize) {
+        let mut vma: bindings::vm_area_struct = pin_init::zeroed();
+        let mut vmf: bindings::vm_fault = pin_init::zeroed();
+        vma.__bindgen_anon_1.__bindgen_anon_1.vm_start = start;
+        vma.__bindgen_anon_1.__bindgen_anon_1.vm_end = end;
+        vmf.__bindgen_anon_1.vma = &raw mut vma;
+        vmf.__bindgen_anon_1.address = address;
+        vmf.__bindgen_anon_1.pgoff = 1000 + (address - start) / PAGE_SIZE;
+        // SAFETY: Nobody else knows them.
+        let window = unsafe { window(&raw const vmf) };
+        (window.pgoff, window.pages)
+    }
+
+    #[test]
+    fn a_window_is_what_vma_and_page_table_have_in_common() {
+        const TABLE: usize = bindings::PMD_SIZE;
+        const PAGES: usize = TABLE / PAGE_SIZE;
+        let (a, b) = (5 * TABLE, 7 * TABLE);
+        assert_eq!(window_at(a, a, b), (1000, PAGES));
+        assert_eq!(window_at(a + TABLE - PAGE_SIZE, a, b), (1000, PAGES));
+        assert_eq!(window_at(a + TABLE, a, b), (1000 + PAGES, PAGES));
+        // Begins in the middle of a page table, and ends so.
+        let (c, d) = (a + 3 * PAGE_SIZE, b - 4 * PAGE_SIZE);
+        assert_eq!(window_at(c, c, d), (1000, PAGES - 3));
+        assert_eq!(window_at(a + TABLE, c, d), (1000 + PAGES - 3, PAGES - 4));
+        // Within one page table.
+        assert_eq!(window_at(c + PAGE_SIZE, c, c + 5 * PAGE_SIZE), (1000, 5));
+        // At the end of all addresses.
+        let last = usize::MAX - (PAGE_SIZE - 1);
+        assert_eq!(
+            window_at(last - PAGE_SIZE, last - PAGE_SIZE, last),
+            (1000, 1)
+        );
+    }
+
+    #[test]
+    fn whoever_tracks_writes_is_known() {
+        let tracked = |flags: vm_flags_t| {
+            let mut vma: bindings::vm_area_struct = pin_init::zeroed();
+            vma.__bindgen_anon_2.vm_flags = flags;
+            // SAFETY: Nobody else knows the VMA.
+            unsafe { is_tracked(&raw const vma) }
+        };
+        let soft_dirty = flags::SOFTDIRTY | flags::SHARED;
+        assert!(!tracked(soft_dirty));
+        assert_eq!(tracked(flags::SHARED), cfg!(CONFIG_MEM_SOFT_DIRTY));
+        assert_eq!(
+            tracked(soft_dirty | bindings::__VM_UFFD_FLAGS),
+            bindings::__VM_UFFD_FLAGS != 0
+        );
+    }
+}
