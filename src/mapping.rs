@@ -191,7 +191,8 @@ mod tests {
         let without_private = counts();
         shared.zap()?;
         let zapped = counts();
-        drop((shared, space, file));
+        drop(shared);
+        drop((space, file));
 
         assert_eq!(written, (1, 1));
         assert_eq!(both, (2, 2));
@@ -211,7 +212,8 @@ mod tests {
         drop(file);
         let nobody_else_has_it = Arc::into_unique_or_drop(buffer).is_some();
         let first: u8 = shared.page(0).reader().read()?;
-        drop((shared, space));
+        drop(shared);
+        drop(space);
         release_closed_files();
 
         assert!(!nobody_else_has_it);
