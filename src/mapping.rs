@@ -50,6 +50,7 @@ impl VmOperations for Faults {
 
     /// EFAULT: past the end, where a grown mapping reaches; EHWPOISON: a memory error has taken
     /// the page.
+    #[inline]
     fn fault(buffer: ArcBorrow<'_, Buffer>, index: usize) -> Result<LockedFolio> {
         if index >= buffer.page_count() {
             return Err(EFAULT);

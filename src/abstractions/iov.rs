@@ -41,9 +41,11 @@ pub(crate) trait IovIterSourceExt {
 impl IovIterSourceExt for IovIterSource<'_> {
     fn copy_to_folio(&mut self, folio: &Folio, offset: usize, length: usize) -> usize {
         let length = length.min(folio.size().saturating_sub(offset));
-        // SAFETY: As in `copy_from_folio`, the other way round.
-        unsafe {
-            bindings::copy_page_from_iter(folio.as_ptr().cast(), offset, length, self.as_raw())
-        }
+        let from = self.as_raw();
+        let copy = |start: *mut u8, length| {
+            // SAFETY: As in `copy_from_folio`, the other way round.
+            unsafe { bindings::_copy_from_iter(start.cast(), length, from) }
+        };
+        folio.with_mapped(offset, length, copy).unwrap_or(0)
     }
 }

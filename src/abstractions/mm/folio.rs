@@ -34,12 +34,14 @@ unsafe impl Sync for Folio {}
 // SAFETY: A folio is freed when its `_refcount` drops to zero, and `inc_ref` increments it.
 unsafe impl AlwaysRefCounted for Folio {
     /// The C `folio_get()`.
+    #[inline]
     fn inc_ref(&self) {
         // SAFETY: By the type invariants the folio is in use.
         unsafe { bindings::atomic_inc(self.refcount()) };
     }
 
     /// The C `folio_put()`.
+    #[inline]
     unsafe fn dec_ref(obj: NonNull<Self>) {
         // SAFETY: The caller owns a reference, so the folio is in use.
         let folio = unsafe { obj.as_ref() };
@@ -81,11 +83,13 @@ impl Folio {
     /// # Safety
     ///
     /// `flags` must be the flags of a page of this folio.
+    #[inline]
     unsafe fn test(flags: *const usize, flag: bindings::pageflags) -> bool {
         // SAFETY: By the requirements of this function. They change atomically, hence volatile.
         unsafe { flags.read_volatile() & (1 << flag) != 0 }
     }
 
+    #[inline]
     fn test_head(&self, flag: bindings::pageflags) -> bool {
         // SAFETY: By the type invariants the folio is in use, and these are its flags.
         unsafe {
@@ -98,6 +102,7 @@ impl Folio {
 
     /// The flags of the second page, which are those of a large folio too, as in the C
     /// `folio_large_order()`; [`None`] where it has one page only.
+    #[inline]
     fn second_flags(&self) -> Option<*const usize> {
         // SAFETY: By the type invariants the folio is in use; a large one has a second page.
         self.test_head(bindings::pageflags_PG_head).then(|| unsafe {
@@ -106,6 +111,7 @@ impl Folio {
     }
 
     /// The folio has `1 << order` pages: `folio_order()`.
+    #[inline]
     pub(crate) fn order(&self) -> u32 {
         match self.second_flags() {
             // SAFETY: The flags are those of a page in use. The order, in their lowest byte, does
@@ -116,11 +122,13 @@ impl Folio {
     }
 
     /// Size in bytes: `folio_size()`.
+    #[inline]
     pub(crate) fn size(&self) -> usize {
         PAGE_SIZE << self.order()
     }
 
     /// Index of the first page in the file that the folio belongs to, in pages.
+    #[inline]
     pub(crate) fn index(&self) -> usize {
         // SAFETY: By the type invariants the folio is in use. The index is set when the folio
         // begins to belong to a file, and stays when it no longer does.
@@ -134,11 +142,13 @@ impl Folio {
     }
 
     /// The page that stands at `index` of the file, if it is one of this folio.
+    #[inline]
     pub(crate) fn file_page(&self, index: usize) -> Option<NonNull<bindings::page>> {
         self.page(index.checked_sub(self.index())?)
     }
 
     /// Page `n` of the folio, if there is one: `folio_page()`.
+    #[inline]
     fn page(&self, n: usize) -> Option<NonNull<bindings::page>> {
         if n >> self.order() != 0 {
             return None;
@@ -149,6 +159,7 @@ impl Folio {
     }
 
     /// Whether a page of it has a memory error, so that it must not be mapped as a whole.
+    #[inline]
     pub(crate) fn has_hwpoisoned(&self) -> bool {
         match self.second_flags() {
             // SAFETY: These are the flags of the second page.
@@ -184,13 +195,15 @@ impl Folio {
     /// EINVAL: not all of them lie in the folio.
     pub(crate) fn store(&self, offset: usize, bytes: &[u8]) -> Result {
         let mut bytes = bytes.iter();
-        self.for_each_part(offset, bytes.len(), |start, length| {
+        self.with_mapped(offset, bytes.len(), |start, length| {
             for (i, byte) in bytes.by_ref().take(length).enumerate() {
                 // SAFETY: The `length` bytes from `start` on may be written. User space may
                 // access them at the same time, hence volatile.
                 unsafe { start.add(i).write_volatile(*byte) };
             }
+            length
         })
+        .map(|_| ())
     }
 
     /// Zeroes the `length` bytes from `offset` on, both multiples of the page size.
@@ -200,24 +213,29 @@ impl Folio {
         if (offset | length) % PAGE_SIZE != 0 {
             return Err(EINVAL);
         }
-        self.for_each_part(offset, length, |start, length| {
+        self.with_mapped(offset, length, |start, length| {
             let start = start.cast::<usize>();
             for word in 0..length / size_of::<usize>() {
                 // SAFETY: As in `store`; a page starts at a multiple of its size and so is aligned
                 // for words.
                 unsafe { start.add(word).write_volatile(0) };
             }
+            length
         })
+        .map(|_| ())
     }
 
-    /// Calls `f` for each page of the `length` bytes from `offset` on, with the address that they
-    /// are mapped at in the kernel meanwhile, for this thread only, and with how many they are.
-    fn for_each_part(
+    /// Calls `f` with the address that the `length` bytes from `offset` on are mapped at in the
+    /// kernel meanwhile, for this thread only: part by part where the kernel has no room for all
+    /// (`folio_test_partial_kmap()`), and until it says that it has done less than it was given.
+    ///
+    /// Returns how much it has done. EINVAL: not all of it lies in the folio.
+    pub(in crate::abstractions) fn with_mapped(
         &self,
         offset: usize,
         length: usize,
-        mut f: impl FnMut(*mut u8, usize),
-    ) -> Result {
+        mut f: impl FnMut(*mut u8, usize) -> usize,
+    ) -> Result<usize> {
         let end = offset.checked_add(length).ok_or(EINVAL)?;
         if end > self.size() {
             return Err(EINVAL);
@@ -226,16 +244,22 @@ impl Folio {
         while at < end {
             let page = self.page(at / PAGE_SIZE).ok_or(EINVAL)?;
             let in_page = at % PAGE_SIZE;
-            let length = (PAGE_SIZE - in_page).min(end - at);
+            let mut part = end - at;
+            if cfg!(any(CONFIG_HIGHMEM, CONFIG_DEBUG_KMAP_LOCAL_FORCE_MAP)) {
+                part = part.min(PAGE_SIZE - in_page);
+            }
             // SAFETY: The page is one of this folio, which is in use.
             let start = unsafe { bindings::kmap_local_page(page.as_ptr()) };
-            f(start.cast::<u8>().wrapping_add(in_page), length);
+            let done = f(start.cast::<u8>().wrapping_add(in_page), part);
             // SAFETY: `start` comes from `kmap_local_page()` just above. `f` has undone what it
             // mapped itself, as this function is the only way to map and undoes it in the end.
             unsafe { bindings::kunmap_local(start) };
-            at += length;
+            at += done;
+            if done < part {
+                break;
+            }
         }
-        Ok(())
+        Ok(at - offset)
     }
 }
 
@@ -270,6 +294,7 @@ impl Deref for LockedFolio {
 }
 
 impl Drop for LockedFolio {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: By the type invariants the lock is ours.
         unsafe { bindings::folio_unlock(self.as_ptr()) };
@@ -301,9 +326,10 @@ mod tests {
 
     fn byte(folio: &Folio, offset: usize) -> u8 {
         let mut found = 0;
-        let _ = folio.for_each_part(offset, 1, |start, _| {
+        let _ = folio.with_mapped(offset, 1, |start, length| {
             // SAFETY: One byte may be accessed there.
             found = unsafe { start.read_volatile() };
+            length
         });
         found
     }

@@ -169,12 +169,14 @@ impl PageCache {
     }
 
     /// The C `struct address_space`, which lives as long as `self`.
+    #[inline]
     pub(crate) fn mapping(&self) -> *mut bindings::address_space {
         // SAFETY: By the type invariants the file is open, so it has an inode with a mapping.
         unsafe { (*self.file.as_ptr()).f_mapping }
     }
 
     /// Number of pages.
+    #[inline]
     pub(crate) fn page_count(&self) -> usize {
         self.page_count
     }
@@ -182,17 +184,21 @@ impl PageCache {
     /// The folio that has the page at `index`: `filemap_get_folio()`.
     ///
     /// [`None`]: `index` is past the end, or a memory error has taken the page away.
+    #[inline]
     pub(crate) fn folio(&self, index: usize) -> Option<ARef<Folio>> {
         self.find(index, 0)
     }
 
     /// The same, locked: `filemap_lock_folio()`. May sleep.
+    #[inline]
     pub(crate) fn lock_folio(&self, index: usize) -> Option<LockedFolio> {
-        let folio = self.find(index, bindings::FGP_LOCK)?;
+        // The second flag spares a look for a mark of uncached I/O, which there is none of.
+        let folio = self.find(index, bindings::FGP_LOCK | bindings::FGP_DONTCACHE)?;
         // SAFETY: The folio was found locked, for us.
         Some(unsafe { LockedFolio::from_locked(folio) })
     }
 
+    #[inline]
     fn find(&self, index: usize, flags: bindings::fgf_t) -> Option<ARef<Folio>> {
         // SAFETY: The mapping is valid by the type invariants, and nothing is to be created.
         #[cfg(not(linux_7_2))]
@@ -202,7 +208,9 @@ impl PageCache {
         // SAFETY: As above.
         #[cfg(linux_7_2)]
         let found = unsafe { bindings::__filemap_get_folio(self.mapping(), index, flags, 0) };
-        let folio = NonNull::new(from_err_ptr(found).ok()?)?;
+        // Each fault comes here, hence no `from_err_ptr()`, which calls a C function.
+        let is_err = found.addr() >= usize::MAX - (bindings::MAX_ERRNO as usize - 1);
+        let folio = NonNull::new(found).filter(|_| !is_err)?;
         // SAFETY: The call returned a reference to a folio of the page cache, which has no type.
         Some(unsafe { ARef::from_raw(folio.cast()) })
     }

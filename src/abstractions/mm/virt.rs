@@ -9,7 +9,7 @@ use core::marker::PhantomData;
 
 use kernel::{
     error::to_result,
-    mm::virt::{flags, VmaNew},
+    mm::virt::{flags, VmaNew, VmaRef},
     page::PAGE_SIZE,
     prelude::*,
     types::ForeignOwnable,
@@ -130,6 +130,7 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     /// # Safety
     ///
     /// `vmf` must be a fault in a VMA with this table, which is locked for reading at least.
+    #[inline(always)]
     unsafe fn folio(vmf: *const bindings::vm_fault, index: usize) -> Result<LockedFolio> {
         // SAFETY: The VMA is locked and so keeps its file. By the promise made when the table was
         // installed, its private data is this, and stays for as long as the file.
@@ -180,7 +181,7 @@ impl<T: VmOperations> VmOperationsVTable<T> {
         unsafe { map_around(vmf) }
     }
 
-    /// Maps a folio by one PMD entry.
+    /// Maps folios by one PMD entry each, the one that was accessed and those around it.
     ///
     /// # Safety
     ///
@@ -188,16 +189,33 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     /// yet, or a PMD entry that is not writable.
     #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
     unsafe extern "C" fn huge_fault(vmf: *mut bindings::vm_fault, order: u32) -> Reason {
-        const FALLBACK: Reason = bindings::vm_fault_reason_VM_FAULT_FALLBACK;
         // SAFETY: The fault is valid, and its VMA locked.
         unsafe {
             let write = is_write(vmf);
             if order != bindings::PMD_ORDER || (write && !is_shared_write(vmf)) {
-                return FALLBACK;
+                return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
             }
+            let reason = Self::map_huge(vmf, write);
+            if reason == bindings::vm_fault_reason_VM_FAULT_NOPAGE && !is_tracked(vma(vmf)) {
+                Self::map_huge_around(vmf);
+            }
+            reason
+        }
+    }
+
+    /// Maps the folio that was accessed, if it can be mapped by a PMD entry.
+    ///
+    /// # Safety
+    ///
+    /// As for `huge_fault`. For reading, `vmf` may also stand for an access that might be made.
+    #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+    #[inline]
+    unsafe fn map_huge(vmf: *mut bindings::vm_fault, write: bool) -> Reason {
+        // SAFETY: The fault is valid, and its VMA locked.
+        unsafe {
             let window = window(vmf);
             if window.pages != bindings::PMD_SIZE / PAGE_SIZE {
-                return FALLBACK;
+                return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
             }
             match Self::folio(vmf, window.pgoff) {
                 // Locked, it is neither split nor taken away meanwhile.
@@ -208,17 +226,60 @@ impl<T: VmOperations> VmOperationsVTable<T> {
                 {
                     bindings::vmf_insert_folio_pmd(vmf, folio.as_ptr(), write)
                 }
-                _ => FALLBACK,
+                _ => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
             }
         }
     }
+
+    /// Maps what stands around the folio that was accessed, as the core does with single pages.
+    ///
+    /// It is mapped for reading, which is for writing as well where the VMA is shared and writable:
+    /// what somebody else puts there first is left alone then.
+    ///
+    /// # Safety
+    ///
+    /// As for `huge_fault`.
+    #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+    unsafe fn map_huge_around(vmf: *const bindings::vm_fault) {
+        // SAFETY: The fault is valid, and its VMA locked.
+        let (vma, address) =
+            unsafe { (VmaRef::from_raw(vma(vmf)), (*vmf).__bindgen_anon_1.address) };
+        // Entries are counted from address 0 on. These stand in one page, as they are an aligned
+        // part of it.
+        let accessed = address / bindings::PMD_SIZE;
+        let first = accessed - accessed % HUGE_FAULT_AROUND;
+        let begin = first.max(vma.start().div_ceil(bindings::PMD_SIZE));
+        let end = (first + HUGE_FAULT_AROUND).min(vma.end() / bindings::PMD_SIZE);
+        for entry in begin..end {
+            if entry == accessed {
+                continue;
+            }
+            // SAFETY: The fault is valid.
+            let mut around = unsafe { *vmf };
+            let pages =
+                (entry * bindings::PMD_SIZE).wrapping_sub(address) as isize / PAGE_SIZE as isize;
+            around.__bindgen_anon_1.address = entry * bindings::PMD_SIZE;
+            around.__bindgen_anon_1.pgoff =
+                around.__bindgen_anon_1.pgoff.wrapping_add_signed(pages);
+            around.pmd = around.pmd.wrapping_add(entry).wrapping_sub(accessed);
+            // SAFETY: The entry belongs to this address of the VMA, whose page tables of this level
+            // stay while it is locked. The function expects no more of a fault than it has here.
+            unsafe { Self::map_huge(&raw mut around, false) };
+        }
+    }
 }
+
+/// How many PMD entries are filled at once, a power of two: as many as pages are by the core's
+/// `fault_around_bytes`.
+#[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+const HUGE_FAULT_AROUND: usize = 16;
 
 /// The VMA of a fault.
 ///
 /// # Safety
 ///
 /// `vmf` must be valid.
+#[inline]
 unsafe fn vma(vmf: *const bindings::vm_fault) -> *const bindings::vm_area_struct {
     // SAFETY: By the requirements of this function.
     unsafe { (*vmf).__bindgen_anon_1.vma }
@@ -229,6 +290,7 @@ unsafe fn vma(vmf: *const bindings::vm_fault) -> *const bindings::vm_area_struct
 /// # Safety
 ///
 /// `vmf` must be valid.
+#[inline]
 unsafe fn pgoff(vmf: *const bindings::vm_fault) -> usize {
     // SAFETY: By the requirements of this function.
     unsafe { (*vmf).__bindgen_anon_1.pgoff }
@@ -237,6 +299,7 @@ unsafe fn pgoff(vmf: *const bindings::vm_fault) -> usize {
 /// # Safety
 ///
 /// `vmf` must be valid.
+#[inline]
 unsafe fn is_write(vmf: *const bindings::vm_fault) -> bool {
     // SAFETY: By the requirements of this function.
     unsafe { (*vmf).flags & bindings::fault_flag_FAULT_FLAG_WRITE != 0 }
@@ -245,6 +308,7 @@ unsafe fn is_write(vmf: *const bindings::vm_fault) -> bool {
 /// # Safety
 ///
 /// `vmf` must be valid, and its VMA locked for reading at least.
+#[inline]
 unsafe fn is_shared_write(vmf: *const bindings::vm_fault) -> bool {
     // SAFETY: By the requirements of this function.
     unsafe { is_write(vmf) && vm_flags(vma(vmf)) & flags::SHARED != 0 }
@@ -253,6 +317,7 @@ unsafe fn is_shared_write(vmf: *const bindings::vm_fault) -> bool {
 /// # Safety
 ///
 /// `vma` must be valid, and locked for reading at least.
+#[inline]
 unsafe fn vm_flags(vma: *const bindings::vm_area_struct) -> bindings::vm_flags_t {
     // SAFETY: By the requirements of this function.
     unsafe { (*vma).__bindgen_anon_2.vm_flags }
@@ -264,6 +329,7 @@ unsafe fn vm_flags(vma: *const bindings::vm_area_struct) -> bindings::vm_flags_t
 /// # Safety
 ///
 /// `vma` must be valid, and locked for reading at least.
+#[inline]
 unsafe fn is_tracked(vma: *const bindings::vm_area_struct) -> bool {
     // SAFETY: By the requirements of this function.
     let flags = unsafe { vm_flags(vma) };
@@ -284,14 +350,10 @@ struct Window {
 /// # Safety
 ///
 /// `vmf` must be valid, and its VMA locked for reading at least.
+#[inline]
 unsafe fn window(vmf: *const bindings::vm_fault) -> Window {
     // SAFETY: By the requirements of this function.
-    let (vma, address) = unsafe {
-        (
-            kernel::mm::virt::VmaRef::from_raw(vma(vmf)),
-            (*vmf).__bindgen_anon_1.address,
-        )
-    };
+    let (vma, address) = unsafe { (VmaRef::from_raw(vma(vmf)), (*vmf).__bindgen_anon_1.address) };
     let table = address & !(bindings::PMD_SIZE - 1);
     let start = table.max(vma.start());
     // The last byte: past the last page of the address space there is nothing.
@@ -312,6 +374,7 @@ unsafe fn window(vmf: *const bindings::vm_fault) -> Window {
 ///
 /// `vmf` must be a fault that the core is handling, with a page table, or one at hand in
 /// `prealloc_pte`. Its VMA must be locked for reading at least.
+#[inline]
 unsafe fn map_around(vmf: *mut bindings::vm_fault) -> Reason {
     // SAFETY: By the requirements of this function, which are those of the C function too; the
     // range lies in one page table and in the VMA.
@@ -369,6 +432,14 @@ mod tests {
             vmf.__bindgen_anon_1.vma = &raw mut vma;
             vmf.__bindgen_anon_1.pgoff = pgoff;
             let reason = (*vma.vm_ops).fault.map_or(0, |fault| fault(&raw mut vmf));
+            if reason & bindings::vm_fault_reason_VM_FAULT_LOCKED != 0 {
+                // The lock and the reference are the core's now.
+                let given = Arc::<Probe>::borrow((*file).private_data);
+                if let Some(folio) = given.0.as_ref().ok().and_then(|pages| pages.folio(0)) {
+                    let folio = NonNull::from(&*folio);
+                    drop(LockedFolio::from_locked(ARef::from_raw(folio)));
+                }
+            }
             drop(Arc::<Probe>::from_foreign((*file).private_data));
             drop(KBox::from_raw(file));
             Ok((reason, vmf.page))
@@ -414,11 +485,9 @@ mod tests {
         let page = folio.file_page(PGOFF).ok_or(ENOENT)?.as_ptr();
         // The probe gives the first one, which need not have this page.
         let has_it = folio.index() == 0;
+        drop(folio);
         let (reason, found) = fault(Probe(Ok(pages)), PGOFF)?;
         if has_it {
-            // SAFETY: This is the lock and the reference that the core gets.
-            drop(unsafe { LockedFolio::from_locked(ARef::from_raw(NonNull::from(&*folio))) });
-
             assert_eq!(reason, bindings::vm_fault_reason_VM_FAULT_LOCKED);
             assert_eq!(found, page);
         } else {
