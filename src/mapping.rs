@@ -14,7 +14,7 @@ use kernel::{
 use crate::{
     abstractions::mm::{
         folio::LockedFolio,
-        virt::{VmOperations, VmaNewExt, VmaOperations},
+        virt::{FaultError, VmOperations, VmaNewExt, VmaOperations},
     },
     buffer::Buffer,
     range,
@@ -48,14 +48,14 @@ struct Faults;
 impl VmOperations for Faults {
     type Data = Arc<Buffer>;
 
-    /// EFAULT: past the end, where a grown mapping reaches; EHWPOISON: a memory error has taken
-    /// the page.
+    /// A grown mapping reaches past the end. Before it, a page can only be missing for a memory
+    /// error.
     #[inline]
-    fn fault(buffer: ArcBorrow<'_, Buffer>, index: usize) -> Result<LockedFolio> {
+    fn fault(buffer: ArcBorrow<'_, Buffer>, index: usize) -> Result<LockedFolio, FaultError> {
         if index >= buffer.page_count() {
-            return Err(EFAULT);
+            return Err(FaultError::Sigbus);
         }
-        buffer.pages().lock_folio(index).ok_or(EHWPOISON)
+        buffer.pages().lock_folio(index).ok_or(FaultError::HwPoison)
     }
 }
 
@@ -227,9 +227,9 @@ mod tests {
         let buffer = Buffer::new(1)?;
         let fault = |index| Faults::fault(buffer.as_arc_borrow(), index).err();
 
-        assert_eq!(fault(0), None);
-        assert_eq!(fault(1), Some(EFAULT));
-        assert_eq!(fault(usize::MAX), Some(EFAULT));
+        assert!(fault(0).is_none());
+        assert!(matches!(fault(1), Some(FaultError::Sigbus)));
+        assert!(matches!(fault(usize::MAX), Some(FaultError::Sigbus)));
         Ok(())
     }
 }

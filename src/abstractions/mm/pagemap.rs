@@ -201,13 +201,9 @@ impl PageCache {
     #[inline]
     fn find(&self, index: usize, flags: bindings::fgf_t) -> Option<ARef<Folio>> {
         // SAFETY: The mapping is valid by the type invariants, and nothing is to be created.
-        #[cfg(not(linux_7_2))]
         let found = unsafe {
             bindings::__filemap_get_folio_mpol(self.mapping(), index, flags, 0, ptr::null_mut())
         };
-        // SAFETY: As above.
-        #[cfg(linux_7_2)]
-        let found = unsafe { bindings::__filemap_get_folio(self.mapping(), index, flags, 0) };
         // Each fault comes here, hence no `from_err_ptr()`, which calls a C function.
         let is_err = found.addr() >= usize::MAX - (bindings::MAX_ERRNO as usize - 1);
         let folio = NonNull::new(found).filter(|_| !is_err)?;

@@ -27,13 +27,30 @@ pub(crate) trait VmOperations {
 
     /// An access found no page: gives the folio that has the page at `index` of the file.
     ///
-    /// May sleep. ENOMEM has the OOM killer called, or an EFAULT returned by a system call;
-    /// EHWPOISON is a SIGBUS with BUS_MCEERR_AR, and every other error, or a folio without the
-    /// page, a SIGBUS with BUS_ADRERR: `vmf_error()`.
+    /// May sleep. A folio without the page is taken for [`FaultError::Sigbus`].
     fn fault(
         data: <Self::Data as ForeignOwnable>::Borrowed<'_>,
         index: usize,
-    ) -> Result<LockedFolio>;
+    ) -> Result<LockedFolio, FaultError>;
+}
+
+/// Why there is no page: `enum vm_fault_reason`. A system call that was to access it fails with
+/// EFAULT, a process gets a signal.
+#[derive(Clone, Copy)]
+pub(crate) enum FaultError {
+    /// It lies past the end of the file: SIGBUS with BUS_ADRERR.
+    Sigbus,
+    /// A memory error has taken it: SIGBUS with BUS_MCEERR_AR.
+    HwPoison,
+}
+
+impl FaultError {
+    fn reason(self) -> Reason {
+        match self {
+            Self::Sigbus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+            Self::HwPoison => bindings::vm_fault_reason_VM_FAULT_HWPOISON,
+        }
+    }
 }
 
 /// The [`VmOperations`] of a VMA of a file with private data `P`. An mmap handler returns them, and
@@ -131,7 +148,10 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     ///
     /// `vmf` must be a fault in a VMA with this table, which is locked for reading at least.
     #[inline(always)]
-    unsafe fn folio(vmf: *const bindings::vm_fault, index: usize) -> Result<LockedFolio> {
+    unsafe fn folio(
+        vmf: *const bindings::vm_fault,
+        index: usize,
+    ) -> Result<LockedFolio, FaultError> {
         // SAFETY: The VMA is locked and so keeps its file. By the promise made when the table was
         // installed, its private data is this, and stays for as long as the file.
         let data = unsafe { T::Data::borrow((*(*vma(vmf)).vm_file).private_data) };
@@ -160,11 +180,9 @@ impl<T: VmOperations> VmOperationsVTable<T> {
                         folio.into_raw();
                         bindings::vm_fault_reason_VM_FAULT_LOCKED
                     }
-                    None => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+                    None => FaultError::Sigbus.reason(),
                 },
-                Err(e) if e == ENOMEM => bindings::vm_fault_reason_VM_FAULT_OOM,
-                Err(e) if e == EHWPOISON => bindings::vm_fault_reason_VM_FAULT_HWPOISON,
-                Err(_) => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+                Err(e) => e.reason(),
             }
         }
     }
@@ -397,7 +415,7 @@ mod tests {
     use crate::abstractions::mm::pagemap::PageCache;
 
     /// Answers each fault with a folio, or an error.
-    struct Probe(Result<PageCache>);
+    struct Probe(Result<PageCache, FaultError>);
 
     /// The index that the probe's folio is asked for.
     const PGOFF: usize = 2;
@@ -405,12 +423,10 @@ mod tests {
     impl VmOperations for Probe {
         type Data = Arc<Self>;
 
-        fn fault(probe: ArcBorrow<'_, Self>, index: usize) -> Result<LockedFolio> {
-            if index != PGOFF {
-                return Err(ENXIO);
-            }
+        fn fault(probe: ArcBorrow<'_, Self>, index: usize) -> Result<LockedFolio, FaultError> {
             match &probe.0 {
-                Ok(pages) => pages.lock_folio(0).ok_or(ENXIO),
+                Ok(pages) if index == PGOFF => pages.lock_folio(0).ok_or(FaultError::HwPoison),
+                Ok(_) => Err(FaultError::HwPoison),
                 Err(e) => Err(*e),
             }
         }
@@ -464,15 +480,19 @@ mod tests {
     #[test]
     fn the_core_gets_what_became_of_a_fault() -> Result {
         for (error, expected) in [
-            (ENOMEM, bindings::vm_fault_reason_VM_FAULT_OOM),
-            (EHWPOISON, bindings::vm_fault_reason_VM_FAULT_HWPOISON),
-            (EFAULT, bindings::vm_fault_reason_VM_FAULT_SIGBUS),
-            (EBUSY, bindings::vm_fault_reason_VM_FAULT_SIGBUS),
+            (
+                FaultError::HwPoison,
+                bindings::vm_fault_reason_VM_FAULT_HWPOISON,
+            ),
+            (
+                FaultError::Sigbus,
+                bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+            ),
         ] {
             assert_eq!(fault(Probe(Err(error)), PGOFF)?.0, expected);
         }
         // A folio that does not have the page.
-        let (reason, page) = fault(Probe(PageCache::new(c"kunit", 1)), PGOFF)?;
+        let (reason, page) = fault(Probe(Ok(PageCache::new(c"kunit", 1)?)), PGOFF)?;
         assert_eq!(reason, bindings::vm_fault_reason_VM_FAULT_SIGBUS);
         assert!(page.is_null());
         Ok(())
