@@ -120,13 +120,12 @@ impl VmaNewExt for VmaNew {
         // VM_MIXEDMAP is set, so that its flags are not written. The page is one in use and
         // without a type. What goes into the page table has a reference of its own and is known to
         // the reverse mapping, as what a fault puts there.
-        let result =
-            to_result(unsafe { bindings::vm_insert_page(self.as_ptr(), address, page.as_ptr()) });
+        let errno = unsafe { bindings::vm_insert_page(self.as_ptr(), address, page.as_ptr()) };
         // SAFETY: By the type invariants the VMA is being set up, so that nobody else uses its
         // flags, and these are the ones it had. VM_MIXEDMAP stands for pages without a reference
         // or a `struct page`, of which there are none, unless it was set before.
         unsafe { (*self.as_ptr()).__bindgen_anon_2.vm_flags = before };
-        result
+        to_result(errno)
     }
 }
 
@@ -201,34 +200,43 @@ impl<T: VmOperations> VmOperationsVTable<T> {
 
     /// Maps folios by one PMD entry each, the one that was accessed and those around it.
     ///
+    /// An entry gets the VMA's own protection, with which the access is made again: it may write
+    /// then, unless somebody tracks writes or the VMA is private.
+    ///
     /// # Safety
     ///
     /// To be called by the core for a fault in a VMA with this table where there is no page table
     /// yet, or a PMD entry that is not writable.
     #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
     unsafe extern "C" fn huge_fault(vmf: *mut bindings::vm_fault, order: u32) -> Reason {
-        // SAFETY: The fault is valid, and its VMA locked.
+        // SAFETY: The fault is valid, and its VMA locked. The entry changes under a lock of its
+        // own, hence volatile.
         unsafe {
-            let write = is_write(vmf);
-            if order != bindings::PMD_ORDER || (write && !is_shared_write(vmf)) {
+            let tracked = is_tracked(vma(vmf));
+            if order != bindings::PMD_ORDER
+                || (is_write(vmf) && (tracked || !is_shared_write(vmf)))
+                // An entry that does not let the access pass: the core takes it away.
+                || (*vmf).pmd.read_volatile().pmd != 0
+            {
                 return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
             }
-            let reason = Self::map_huge(vmf, write);
-            if reason == bindings::vm_fault_reason_VM_FAULT_NOPAGE && !is_tracked(vma(vmf)) {
+            let reason = Self::map_huge(vmf);
+            if reason == bindings::vm_fault_reason_VM_FAULT_NOPAGE && !tracked {
                 Self::map_huge_around(vmf);
             }
             reason
         }
     }
 
-    /// Maps the folio that was accessed, if it can be mapped by a PMD entry.
+    /// Maps the folio that was accessed, if it can be mapped by a PMD entry. What stands there by
+    /// now is left alone.
     ///
     /// # Safety
     ///
-    /// As for `huge_fault`. For reading, `vmf` may also stand for an access that might be made.
+    /// As for `huge_fault`. `vmf` may also stand for an access that might be made.
     #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
     #[inline]
-    unsafe fn map_huge(vmf: *mut bindings::vm_fault, write: bool) -> Reason {
+    unsafe fn map_huge(vmf: *mut bindings::vm_fault) -> Reason {
         // SAFETY: The fault is valid, and its VMA locked.
         unsafe {
             let window = window(vmf);
@@ -242,7 +250,9 @@ impl<T: VmOperations> VmOperationsVTable<T> {
                         && folio.index() == window.pgoff
                         && !folio.has_hwpoisoned() =>
                 {
-                    bindings::vmf_insert_folio_pmd(vmf, folio.as_ptr(), write)
+                    // Not for writing: that would have the C function warn of a page table that
+                    // somebody else puts there meanwhile.
+                    bindings::vmf_insert_folio_pmd(vmf, folio.as_ptr(), false)
                 }
                 _ => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
             }
@@ -250,9 +260,6 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     }
 
     /// Maps what stands around the folio that was accessed, as the core does with single pages.
-    ///
-    /// It is mapped for reading, which is for writing as well where the VMA is shared and writable:
-    /// what somebody else puts there first is left alone then.
     ///
     /// # Safety
     ///
@@ -282,7 +289,7 @@ impl<T: VmOperations> VmOperationsVTable<T> {
             around.pmd = around.pmd.wrapping_add(entry).wrapping_sub(accessed);
             // SAFETY: The entry belongs to this address of the VMA, whose page tables of this level
             // stay while it is locked. The function expects no more of a fault than it has here.
-            unsafe { Self::map_huge(&raw mut around, false) };
+            unsafe { Self::map_huge(&raw mut around) };
         }
     }
 }
