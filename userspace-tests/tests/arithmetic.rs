@@ -6,7 +6,7 @@
 mod range;
 
 use proptest::prelude::*;
-use range::{Chunk, MAX_PAGES, bytes, chunks, page_count, pages};
+use range::{MAX_PAGES, bytes, page_count, pages};
 
 /// Any number, and those around which things break.
 fn any_usize() -> impl Strategy<Value = usize> {
@@ -61,22 +61,6 @@ fn bytes_at_the_end() {
     assert_eq!(bytes(i64::MAX, 1, 4096), None);
 }
 
-#[test]
-fn chunks_at_borders() {
-    let cut = |bytes| chunks(bytes, 4096).collect::<Vec<_>>();
-    let chunk = |page, offset, length| Chunk {
-        page,
-        offset,
-        length,
-    };
-    assert_eq!(cut(0..0), []);
-    assert_eq!(cut(4096..4096), []);
-    assert_eq!(cut(0..4096), [chunk(0, 0, 4096)]);
-    assert_eq!(cut(4095..4097), [chunk(0, 4095, 1), chunk(1, 0, 1)]);
-    assert_eq!(cut(100..8192), [chunk(0, 100, 3996), chunk(1, 0, 4096)]);
-    assert_eq!(cut(8192..8193), [chunk(2, 0, 1)]);
-}
-
 proptest! {
     #[test]
     fn page_count_is_the_number_in_range(parameter in any_i64()) {
@@ -100,31 +84,5 @@ proptest! {
         let end = (position as u128).wrapping_add(length as u128).min(size as u128);
         let expected = inside.then_some(position as usize..end as usize);
         prop_assert_eq!(bytes(position, length, size), expected);
-    }
-
-    /// One after the other, none empty, each within its page, and together the range.
-    #[test]
-    fn chunks_are_the_range_cut_at_pages(
-        start in any_usize(), length in 0..1_000_000_usize, shift in 12..17_u32,
-    ) {
-        let page_size = 1 << shift;
-        let end = start.saturating_add(length);
-        let mut next = start;
-        for chunk in chunks(start..end, page_size) {
-            prop_assert!(chunk.length > 0);
-            prop_assert!(chunk.offset + chunk.length <= page_size);
-            prop_assert_eq!(chunk.page * page_size + chunk.offset, next);
-            next += chunk.length;
-            // As few as can be: only the end and a border end a chunk.
-            prop_assert!(next == end || next % page_size == 0);
-        }
-        prop_assert_eq!(next, end);
-    }
-
-    /// The other way round is empty, not endless.
-    #[test]
-    fn chunks_of_a_reversed_range_are_none(a in any_usize(), b in any_usize()) {
-        prop_assume!(a >= b);
-        prop_assert_eq!(chunks(a..b, 4096).next(), None);
     }
 }
