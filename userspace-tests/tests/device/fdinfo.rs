@@ -1,33 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
-//! /proc/PID/fdinfo/N: the buffer's size, its pages, and the mappings (VMAs) that live.
+//! /proc/PID/fdinfo/N: the buffer's size, its pages, and how much of it is in huge folios.
 
-use std::os::fd::AsRawFd;
+use std::{fs, os::fd::AsRawFd};
 
-use rustix::{fs::OFlags, mm::MremapFlags};
+use rustix::fs::OFlags;
 
 use crate::{
     harness::tests,
     support::{
-        memory::{
-            self, Advice, MprotectFlags, PRIVATE, READ, RW, SHARED, mmap, page, private, shared,
-        },
-        module::{fdinfo, fdinfo_of, fresh, live_mappings},
+        memory::{page, private, shared, table},
+        module::{self, fdinfo, fdinfo_of, fresh},
         open,
+        proc::{meminfo, settle_lists},
         process::fork,
     },
 };
 
 tests![
     size_and_pages,
+    huge_size_is_what_the_kernel_counts,
+    no_line_but_these,
     of_another_process,
-    counts_mappings_of_all_descriptors,
-    counts_replaced_mappings_down,
-    dontfork_is_not_counted_in_the_child,
     in_every_access_mode,
-    counts_parts_that_munmap_leaves,
-    counts_parts_that_mprotect_makes,
-    counts_moves_once,
-    counts_through_fork_and_exit,
+    the_same_whatever_is_mapped,
 ];
 
 fn size_and_pages() {
@@ -35,22 +30,54 @@ fn size_and_pages() {
         let device = fresh(pages);
         assert_eq!(fdinfo(&device, "buffer_size"), pages * page() as u64);
         assert_eq!(fdinfo(&device, "page_count"), pages);
-        assert_eq!(fdinfo(&device, "live_mappings"), 0);
+        assert_eq!(fdinfo(&device, "huge_size"), 0, "{pages} are too few");
     }
+}
+
+/// Never more than the whole folios that fit.
+fn huge_size_is_what_the_kernel_counts() {
+    let huge_pages = || {
+        settle_lists();
+        meminfo("FileHugePages") as u64
+    };
+    let most = table() / page();
+    for (pages, folios) in [(most - 1, 0), (most, 1), (2 * most + 5, 2), (9 * most, 9)] {
+        module::unload_if_loaded();
+        let before = huge_pages();
+        module::load(&format!("buffer_pages={pages}")).expect("insmod");
+        let found = fdinfo(&open(OFlags::RDONLY), "huge_size");
+        assert_eq!(found, huge_pages() - before, "{pages} pages");
+        assert!(found <= (folios * table()) as u64, "{found} of {pages}");
+    }
+}
+
+/// After those of the kernel's own.
+fn no_line_but_these() {
+    let device = fresh(1);
+    let path = format!("/proc/self/fdinfo/{}", device.as_raw_fd());
+    let text = fs::read_to_string(path).expect("fdinfo");
+    let names = text.lines().filter_map(|line| line.split(':').next());
+    assert_eq!(
+        names.skip_while(|name| *name != "ino").collect::<Vec<_>>(),
+        ["ino", "buffer_size", "page_count", "huge_size"],
+        "{text}"
+    );
 }
 
 fn in_every_access_mode() {
     let map = shared(fresh(4), 2);
     for flags in [OFlags::RDONLY, OFlags::WRONLY, OFlags::RDWR] {
         let fd = open(flags);
+        assert_eq!(fdinfo(&fd, "buffer_size"), 4 * page() as u64, "{flags:?}");
         assert_eq!(fdinfo(&fd, "page_count"), 4, "{flags:?}");
-        assert_eq!(fdinfo(&fd, "live_mappings"), 1, "{flags:?}");
+        assert_eq!(fdinfo(&fd, "huge_size"), 0, "{flags:?}");
     }
     drop(map);
 }
 
 fn of_another_process() {
-    fresh(3);
+    let pages = table() / page() + 3;
+    let huge = fdinfo(&fresh(pages as u64), "huge_size");
     let child = fork(|link| {
         let own = open(OFlags::RDWR);
         let _map = private(&own, 3);
@@ -59,102 +86,24 @@ fn of_another_process() {
     });
     let fd = child.link.receive() as i32;
     let pid = child.pid.to_string();
-    assert_eq!(fdinfo_of(&pid, fd, "buffer_size"), 3 * page() as u64);
-    assert_eq!(fdinfo_of(&pid, fd, "live_mappings"), 1);
+    let size = (pages * page()) as u64;
+    assert_eq!(fdinfo_of(&pid, fd, "buffer_size"), size);
+    assert_eq!(fdinfo_of(&pid, fd, "page_count"), pages as u64);
+    assert_eq!(fdinfo_of(&pid, fd, "huge_size"), huge);
 }
 
-fn counts_mappings_of_all_descriptors() {
-    let device = fresh(1);
-    let mut maps = vec![];
-    for n in 1..=3 {
-        maps.push(shared(open(OFlags::RDWR), 1));
-        maps.push(private(open(OFlags::RDONLY), 1));
-        assert_eq!(fdinfo(&device, "live_mappings"), 2 * n);
-    }
-    while maps.pop().is_some() {
-        assert_eq!(fdinfo(&device, "live_mappings"), maps.len() as u64);
-    }
-}
-
-fn counts_parts_that_munmap_leaves() {
-    let device = fresh(4);
-    let map = shared(&device, 4);
-    map.unmap_part(3 * page(), page()).expect("the end");
-    assert_eq!(live_mappings(), 1);
-    map.unmap_part(page(), page()).expect("the middle");
-    assert_eq!(live_mappings(), 2, "one before the gap, one after it");
-    map.unmap_part(0, page()).expect("the first part");
-    assert_eq!(live_mappings(), 1);
-    drop(map);
-    assert_eq!(live_mappings(), 0);
-}
-
-fn counts_parts_that_mprotect_makes() {
-    let device = fresh(4);
-    let map = shared(&device, 4);
-    map.protect_part(page(), 2 * page(), MprotectFlags::READ)
-        .expect("mprotect");
-    assert_eq!(live_mappings(), 3);
-    drop(map);
-    assert_eq!(live_mappings(), 0);
-}
-
-fn counts_moves_once() {
-    let device = fresh(4);
-    let mut map = shared(&device, 4);
-    map.remap_onto(memory::anonymous(4, RW, PRIVATE))
-        .expect("mremap");
-    assert_eq!(live_mappings(), 1);
-    map.remap(page(), MremapFlags::empty()).expect("shrink");
-    assert_eq!(live_mappings(), 1);
-    map.remap(2 * page(), MremapFlags::MAYMOVE)
-        .expect_err("grow");
-    assert_eq!(live_mappings(), 1);
-    drop(map);
-    assert_eq!(live_mappings(), 0);
-}
-
-fn counts_replaced_mappings_down() {
-    let device = fresh(1);
-    let map = shared(&device, 1);
-    map.fixed(&device, 0, READ, SHARED).expect("MAP_FIXED");
-    assert_eq!(live_mappings(), 1);
-    mmap(&device, 0, 2 * page(), RW, SHARED).expect_err("past the end");
-    assert_eq!(live_mappings(), 1, "a refused mapping");
-}
-
-fn counts_through_fork_and_exit() {
-    let device = fresh(4);
-    let (_map, _copy) = (shared(&device, 2), private(&device, 2));
-    let children: Vec<_> = (1..=3)
-        .map(|n| {
-            let child = fork(|link| {
-                link.signal();
-                link.wait();
-            });
-            child.link.wait();
-            assert_eq!(live_mappings(), 2 + 2 * n);
-            child
-        })
-        .collect();
-    let [first, second, third] = children.try_into().ok().expect("three children");
-    first.link.signal();
-    first.join();
-    assert_eq!(live_mappings(), 6, "after exit");
-    second.kill();
-    assert_eq!(live_mappings(), 4, "after kill -9");
-    drop(third);
-    assert_eq!(live_mappings(), 2);
-}
-
-fn dontfork_is_not_counted_in_the_child() {
-    let device = fresh(1);
-    let map = shared(&device, 1);
-    map.advise(Advice::LinuxDontFork).expect("MADV_DONTFORK");
-    let child = fork(|link| {
-        link.signal();
-        link.wait();
-    });
-    child.link.wait();
-    assert_eq!(live_mappings(), 1);
+/// It tells of the buffer, and not of its users.
+fn the_same_whatever_is_mapped() {
+    let pages = 2 * table() / page();
+    let device = fresh(pages as u64);
+    let fields = || ["buffer_size", "page_count", "huge_size"].map(|field| fdinfo(&device, field));
+    let before = fields();
+    let (map, copy) = (shared(&device, pages), private(&device, pages));
+    map.write(0, b"shared");
+    copy.write(table() - 1, b"private");
+    assert_eq!(fields(), before, "mapped and touched");
+    map.unmap_part(page(), page()).expect("munmap");
+    assert_eq!(fields(), before, "in parts");
+    drop((map, copy));
+    assert_eq!(fields(), before, "unmapped");
 }

@@ -14,6 +14,7 @@ use io_uring::{IoUring, opcode, squeue, types::Fd};
 use rustix::{
     fs::{MemfdFlags, OFlags, memfd_create},
     io::{self, Errno},
+    mm::MremapFlags,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
     pipe::{IoSliceRaw, SpliceFlags, pipe, vmsplice},
     process::{Signal, WaitOptions, kill_process, waitpid},
@@ -23,7 +24,7 @@ use crate::{
     harness::tests,
     support::{
         assert_same,
-        memory::{self, Map, PRIVATE, RW, page, private, shared},
+        memory::{self, Map, MprotectFlags, PRIVATE, RW, page, private, shared},
         module::{self, fresh, initial, live_mappings, references},
         open, pattern, pread,
         proc::nobodys_pages,
@@ -36,6 +37,7 @@ use crate::{
 tests![
     a_descriptor_holds_the_module,
     a_mapping_holds_the_module,
+    a_file_is_one_reference_whatever_becomes_of_its_mappings,
     a_childs_mapping_holds_the_module,
     a_moved_part_holds_the_module,
     a_descriptor_in_flight_holds_the_module,
@@ -92,6 +94,50 @@ fn a_mapping_holds_the_module() {
             drop(map);
         });
     }
+}
+
+/// The mappings hold their file, and that the module: split, moved, duplicated, grown, forked.
+fn a_file_is_one_reference_whatever_becomes_of_its_mappings() {
+    let device = fresh(4);
+    assert_eq!(references(), 1);
+    let (mut map, copy) = (shared(&device, 4), private(&device, 4));
+    drop(device);
+    assert_eq!(
+        (references(), live_mappings()),
+        (1, 2),
+        "without a descriptor"
+    );
+    copy.write(0, b"copied");
+    copy.protect_part(page(), page(), MprotectFlags::READ)
+        .expect("mprotect");
+    copy.unmap_part(3 * page(), page()).expect("munmap");
+    assert_eq!((references(), live_mappings()), (1, 4), "in parts");
+    map.remap_onto(memory::anonymous(4, RW, PRIVATE))
+        .expect("mremap");
+    map.remap(6 * page(), MremapFlags::MAYMOVE).expect("grow");
+    let mut second = map.part(0, 0);
+    second
+        .remap(page(), MremapFlags::MAYMOVE)
+        .expect("duplicate");
+    assert_eq!((references(), live_mappings()), (1, 5), "moved");
+    let children = [(); 3].map(|()| {
+        let child = fork(|link| {
+            link.signal();
+            link.wait();
+        });
+        child.link.wait();
+        child
+    });
+    assert_eq!((references(), live_mappings()), (1, 4 * 5), "forked");
+    drop((map, copy, second));
+    let [first, second, third] = children;
+    first.link.signal();
+    first.join();
+    assert_eq!((references(), live_mappings()), (1, 2 * 5), "after exit");
+    second.kill();
+    assert_eq!((references(), live_mappings()), (1, 5), "after kill -9");
+    third.kill();
+    assert_eq!((references(), live_mappings()), (0, 0));
 }
 
 fn a_childs_mapping_holds_the_module() {

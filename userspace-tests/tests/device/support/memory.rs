@@ -30,6 +30,11 @@ pub fn page() -> usize {
     page_size()
 }
 
+/// What a page table maps, and so an entry of the table above it, in bytes: 2 MiB with 4 KiB pages.
+pub fn table() -> usize {
+    page() / size_of::<u64>() * page()
+}
+
 /// A range of mapped memory, unmapped when dropped.
 #[derive(Debug)]
 pub struct Map {

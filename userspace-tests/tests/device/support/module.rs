@@ -103,9 +103,22 @@ pub fn fdinfo_of(pid: &str, fd: i32, field: &str) -> u64 {
     value.trim().parse().expect("the field is a number")
 }
 
-/// Mappings of the buffer that live, in whatever process.
+/// Mappings of the buffer that live: its VMAs, in all processes.
 pub fn live_mappings() -> u64 {
-    fdinfo(&super::open(OFlags::RDONLY), "live_mappings")
+    let entries = fs::read_dir("/proc").expect("/proc");
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names
+        .filter(|name| name.starts_with(|c: char| c.is_ascii_digit()))
+        // A process that has ended has none.
+        .map(|pid| mappings_of(&pid).unwrap_or(0))
+        .sum()
+}
+
+/// Those of process `pid`, [`None`] if there is no such process any more.
+pub fn mappings_of(pid: &str) -> Option<u64> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+    let ours = maps.lines().filter(|line| line.ends_with(Device::PATH));
+    Some(ours.count() as u64)
 }
 
 /// The kernel's log from a moment on.

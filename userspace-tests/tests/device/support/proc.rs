@@ -106,13 +106,17 @@ pub fn available() -> i64 {
     meminfo("MemAvailable") + held_by_cpus() * page() as i64
 }
 
-/// Pages in memory that may only be swapped or cannot be reclaimed, but are neither a process's nor
-/// any file's: what has leaked, and some constant.
-pub fn nobodys_pages() -> i64 {
-    // Brings what CPUs have yet to add to the lists there, and into the counts.
+/// Brings what CPUs have yet to add to the lists of pages there, and into the counts.
+pub fn settle_lists() {
     for file in ["drop_caches", "stat_refresh"] {
         fs::write(format!("/proc/sys/vm/{file}"), "1").expect(file);
     }
+}
+
+/// Pages in memory that may only be swapped or cannot be reclaimed, but are neither a process's nor
+/// of shared memory: the buffer, what has leaked, and some constant.
+pub fn nobodys_pages() -> i64 {
+    settle_lists();
     let listed = ["Active(anon)", "Inactive(anon)", "Unevictable"].map(meminfo);
     let owned = ["AnonPages", "Shmem"].map(meminfo);
     (listed.iter().sum::<i64>() - owned.iter().sum::<i64>()) / page() as i64
