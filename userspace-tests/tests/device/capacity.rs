@@ -20,9 +20,9 @@ use crate::{
     support::{
         cgroup::Cgroup,
         memory::{self, Map, RW, SHARED, mmap, page},
-        module::{self, Log},
+        module::{self, Log, fdinfo},
         open,
-        proc::{available, meminfo, nobodys_pages},
+        proc::{available, meminfo, nobodys_pages, settle_lists},
         process::{Child, fork},
         system_call,
     },
@@ -69,15 +69,26 @@ fn own_lines(log: &Log) -> Vec<String> {
     lines
 }
 
-/// In `Shmem`, and as memory that cannot be reclaimed in `Unevictable`; not as anybody's mapping.
+/// In `Cached`, as what it is, and in `Unevictable`, as it cannot be reclaimed; what stands in huge
+/// folios in `FileHugePages` too. Neither as memory of shmem nor as what a process has, and as
+/// mapped when somebody has touched it.
 fn the_buffer_shows_in_meminfo() {
     const SIZE: usize = 64 * MIB;
     const SLACK: i64 = 2 * MIB as i64;
     module::unload_if_loaded();
     need(SIZE);
-    let fields = ["Shmem", "Unevictable", "Mapped"];
+    let fields = [
+        "Cached",
+        "Unevictable",
+        "FileHugePages",
+        "Shmem",
+        "AnonPages",
+        "Mapped",
+    ];
+    settle_lists();
     let before = fields.map(meminfo);
-    let check = |expected: [i64; 3], when: &str| {
+    let check = |expected: [i64; 6], when: &str| {
+        settle_lists();
         for (i, field) in fields.iter().enumerate() {
             let grown = meminfo(field) - before[i];
             assert!(
@@ -88,12 +99,18 @@ fn the_buffer_shows_in_meminfo() {
     };
     let size = SIZE as i64;
     load(SIZE);
-    check([size, size, 0], "after insmod");
-    let map = mmap(open(OFlags::RDWR), 0, SIZE, RW, SHARED).expect("mmap");
-    check([size, size, size], "after mmap");
-    drop(map);
+    let device = open(OFlags::RDWR);
+    let huge = fdinfo(&device, "huge_size") as i64;
+    check([size, size, huge, 0, 0, 0], "after insmod");
+    let map = mmap(&device, 0, SIZE, RW, SHARED).expect("mmap");
+    check([size, size, huge, 0, 0, 0], "after mmap");
+    for offset in (0..SIZE).step_by(page()) {
+        map.write(offset, b"touched");
+    }
+    check([size, size, huge, 0, 0, size], "after stores");
+    drop((map, device));
     module::unload().expect("rmmod");
-    check([0; 3], "after rmmod");
+    check([0; 6], "after rmmod");
 }
 
 /// Each round, and so in all: what one of them kept would show in the next.
@@ -164,7 +181,7 @@ fn running_out_of_memory_at_the_end_is_enomem() {
     assert!(peak >= SIZE, "the cgroup is charged for the buffer: {peak}");
     module::unload().expect("rmmod");
 
-    let before = meminfo("Shmem");
+    let before = meminfo("Cached");
     let log = Log::from_now();
     // The kernel charges some 64 pages at a time.
     let limit = peak - 128 * page();
@@ -179,11 +196,11 @@ fn running_out_of_memory_at_the_end_is_enomem() {
 }
 
 #[track_caller]
-fn assert_nothing_left(shmem_before: i64) {
+fn assert_nothing_left(cached_before: i64) {
     assert!(!module::is_loaded(), "no module");
     assert!(!Path::new(Device::PATH).exists(), "no device node");
-    let left = meminfo("Shmem") - shmem_before;
-    assert!(left < MIB as i64, "{left} bytes of Shmem");
+    let left = meminfo("Cached") - cached_before;
+    assert!(left < MIB as i64, "{left} bytes of page cache");
 }
 
 /// How often a signal may come when the call is over, which is up to the scheduler.
@@ -196,13 +213,13 @@ fn interrupt_load(signal: Signal, size: usize, load: impl Fn()) -> (Child, Log) 
     for _ in 0..ATTEMPTS {
         module::unload_if_loaded();
         need(size);
-        let before = meminfo("Shmem");
+        let before = meminfo("Cached");
         let log = Log::from_now();
         let child = fork(|_| load());
-        while meminfo("Shmem") < before + 16 * MIB as i64 {}
+        while meminfo("Cached") < before + 16 * MIB as i64 {}
         kill_process(child.pid, signal).expect("kill");
         // CPUs keep some of what they count for themselves.
-        if meminfo("Shmem") < before + (size - 16 * MIB) as i64 {
+        if meminfo("Cached") < before + (size - 16 * MIB) as i64 {
             return (child, log);
         }
     }
@@ -212,7 +229,7 @@ fn interrupt_load(signal: Signal, size: usize, load: impl Fn()) -> (Child, Log) 
 fn a_killed_load_ends_soon() {
     module::unload_if_loaded();
     let size = if long() { 1024 * MIB } else { 384 * MIB };
-    let before = meminfo("Shmem");
+    let before = meminfo("Cached");
     let (child, log) = interrupt_load(Signal::KILL, size, || load(size));
     child.dies_of(Signal::KILL);
     assert_nothing_left(before);

@@ -48,7 +48,8 @@ impl Meter {
         }
     }
 
-    /// Objects of each slab cache, areas and pages of vmalloc, modules, and pages that nobody has.
+    /// Objects of each slab cache, areas and pages of vmalloc, modules, pages of files, and pages
+    /// that nobody has.
     fn counts(&mut self) -> BTreeMap<String, i64> {
         let do_rcu_barrier = "/sys/module/rcutree/parameters/do_rcu_barrier";
         let mut slabinfo = String::with_capacity(1 << 18);
@@ -77,6 +78,7 @@ impl Meter {
             ("modules".to_owned(), lines("/proc/modules")),
             ("areas of vmalloc".to_owned(), lines("/proc/vmallocinfo")),
             ("pages of vmalloc".to_owned(), pages("VmallocUsed")),
+            ("pages of files".to_owned(), pages("Cached")),
             ("pages that nobody has".to_owned(), unaccounted_pages()),
         ]);
         counts

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the module's KUnit tests find, which run when it is loaded into the debug kernel.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use crate::{
     harness::{on_debug_kernel, skip, tests},
@@ -16,11 +16,9 @@ const SUITES: &str = "/sys/kernel/debug/kunit";
 /// Which suites run when their module is loaded. `qemu/init` has set it to none after the first load.
 const FILTER: &str = "/sys/module/kunit/parameters/filter_glob";
 
-const OF_THE_MODULE: [&str; 3] = [
-    "rust_mmapdev_mapping",
-    "rust_mmapdev_shmem",
-    "rust_mmapdev_vm_operations",
-];
+/// The module's, with what their names begin with.
+const PREFIX: &str = "rust_mmapdev_";
+const OF_THE_MODULE: [&str; 6] = ["folio", "kunit", "mapping", "miscdevice", "pagemap", "virt"];
 
 fn every_case_passes() {
     if !on_debug_kernel() {
@@ -29,8 +27,14 @@ fn every_case_passes() {
     fs::write(FILTER, "*").expect(FILTER);
     reload("");
     fs::write(FILTER, "none").expect(FILTER);
+    let suites = fs::read_dir(SUITES).expect(SUITES).filter_map(|entry| {
+        let name = entry.expect("a suite").file_name().into_string().ok()?;
+        name.strip_prefix(PREFIX).map(str::to_owned)
+    });
+    let suites: BTreeSet<_> = suites.collect();
+    assert_eq!(suites, OF_THE_MODULE.map(str::to_owned).into());
     for suite in OF_THE_MODULE {
-        let results = fs::read_to_string(format!("{SUITES}/{suite}/results"))
+        let results = fs::read_to_string(format!("{SUITES}/{PREFIX}{suite}/results"))
             .unwrap_or_else(|err| panic!("results of {suite}: {err}"));
         let cases = results
             .lines()

@@ -8,6 +8,7 @@ use rustix::{
     fs::{Mode, OFlags},
     io::{self, Errno},
     mm::MremapFlags,
+    process::Signal,
     thread::futex,
 };
 
@@ -17,18 +18,18 @@ use crate::{
         assert_same,
         cgroup::Cgroup,
         errno,
-        memory::{self, Advice, RW, SHARED, mmap, page, private, shared},
+        memory::{self, Advice, RW, SHARED, mmap, page, private, shared, table},
         module::{self, Log, fdinfo, fresh, initial, live_mappings, references},
         open, pread,
-        proc::meminfo,
-        process::{Child, Link, Role, fork, start},
+        proc::{meminfo, vmstat},
+        process::{Child, Link, Role, assert_dies_of, fork, start},
         pwrite,
     },
 };
 
 tests![
     load_logs_one_line_with_size_and_pages,
-    unload_logs_one_line,
+    unload_logs_nothing,
     one_page_by_default,
     pages_as_asked_for,
     pages_out_of_range_are_einval_with_the_range,
@@ -62,29 +63,27 @@ fn has_number(line: &str, number: u64) -> bool {
         .any(|word| word == number.to_string())
 }
 
+/// And how much of it is in huge folios.
 fn load_logs_one_line_with_size_and_pages() {
-    for pages in [1, 3] {
+    for pages in [1, 3, 2 * table() / page() + 1] {
         module::unload_if_loaded();
         let log = Log::from_now();
         module::load(&format!("buffer_pages={pages}")).expect("insmod");
         let lines = log.lines();
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        assert_eq!(own(lines.clone()), lines);
-        let size = pages * page() as u64;
-        assert!(
-            has_number(&lines[0], size) && has_number(&lines[0], pages),
-            "{lines:?}"
+        let (size, huge) = (pages * page(), fdinfo(&open(OFlags::RDONLY), "huge_size"));
+        let unit = table() >> 20;
+        let line = format!(
+            "rust_mmapdev: buffer of {size} bytes, page count {pages}, {huge} bytes in {unit} MiB folios"
         );
+        assert_eq!(lines, [line]);
     }
 }
 
-fn unload_logs_one_line() {
+fn unload_logs_nothing() {
     fresh(1);
     let log = Log::from_now();
     module::unload().expect("rmmod");
-    let lines = log.lines();
-    assert_eq!(lines.len(), 1, "{lines:?}");
-    assert_eq!(own(lines.clone()), lines);
+    assert_eq!(log.lines(), [""; 0]);
 }
 
 fn one_page_by_default() {
@@ -172,22 +171,27 @@ fn a_refused_load_leaves_nothing() {
 
 /// A load that must fail with ENOMEM, and give back what it had.
 fn assert_no_memory(pages: u64, load: impl FnOnce(&str) -> io::Result<()>) {
-    let before = meminfo("Shmem");
+    let before = ["Cached", "Unevictable"].map(meminfo);
+    let kills = vmstat("oom_kill");
     let log = Log::from_now();
     assert_eq!(errno(load(&format!("buffer_pages={pages}"))), Errno::NOMEM);
-    let lines = own(log.lines());
+    let lines = log.lines();
+    assert_eq!(own(lines.clone()), lines, "nobody else has a say");
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(has_number(&lines[0], pages), "{lines:?}");
     assert!(!module::is_loaded() && !Path::new(Device::PATH).exists());
-    let after = meminfo("Shmem");
-    assert!(
-        after < before + (1 << 20),
-        "Shmem grew from {before} to {after} bytes"
-    );
+    let after = ["Cached", "Unevictable"].map(meminfo);
+    for (before, after) in before.into_iter().zip(after) {
+        assert!(
+            after < before + (1 << 20),
+            "page cache grew from {before} to {after} bytes"
+        );
+    }
+    assert_eq!(vmstat("oom_kill"), kills, "nobody is killed");
     module::load("").expect("insmod of a small one");
 }
 
-/// The kernel sees at once that the buffer cannot fit.
+/// The kernel has no more pages, and the module does not insist.
 fn more_than_all_memory_is_enomem() {
     const MOST: u64 = 262_144;
     module::unload_if_loaded();
@@ -432,7 +436,8 @@ fn nothing_is_logged_in_use() {
     copy.write(0, b"copied");
     map.advise(Advice::LinuxDontNeed).expect("madvise");
     map.bytes();
-    errno(map.remap(5 * page(), MremapFlags::MAYMOVE));
+    map.remap(5 * page(), MremapFlags::MAYMOVE).expect("grow");
+    assert_dies_of(Signal::BUS, || drop(map.read(4 * page(), 1)));
     errno(map.protect(memory::MprotectFlags::EXEC));
     errno(mmap(&device, 0, 5 * page(), RW, SHARED));
     errno(mmap(&device, 0, page(), RW | memory::EXEC, SHARED));

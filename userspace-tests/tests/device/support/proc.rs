@@ -86,6 +86,14 @@ pub fn meminfo(field: &str) -> i64 {
     kib * 1024
 }
 
+/// A number in /proc/vmstat.
+pub fn vmstat(name: &str) -> i64 {
+    let text = fs::read_to_string("/proc/vmstat").expect("vmstat");
+    let mut words = text.lines().filter_map(|line| line.split_once(' '));
+    let (_, value) = words.find(|(word, _)| *word == name).expect(name);
+    value.parse().expect("a number")
+}
+
 /// Free pages, with those that each CPU holds free for itself.
 pub fn free_pages() -> i64 {
     meminfo("MemFree") / page() as i64 + held_by_cpus()
