@@ -16,13 +16,13 @@ use crate::{
     support::{
         assert_same, errno,
         memory::{
-            self, Advice, EXEC, MapFlags, PRIVATE, ProtFlags, READ, RW, SHARED, WRITE, mmap, page,
-            private, shared,
+            self, Advice, EXEC, Map, MapFlags, PRIVATE, ProtFlags, READ, RW, SHARED, WRITE, mmap,
+            page, private, shared,
         },
         module::{fresh, initial, live_mappings},
         open, pattern, pread,
         process::assert_dies_of,
-        pwrite,
+        pwrite, tmpfs_file,
     },
 };
 
@@ -43,14 +43,17 @@ tests![
     many_mappings_of_one_page,
     address_space_limit_is_enomem,
     munmap_ends_access,
-    mremap_dontunmap_is_einval,
+    the_vma_is_an_ordinary_one,
+    mremap_of_nothing_duplicates_a_shared_mapping,
+    mremap_dontunmap_leaves_the_old_mapping,
     offset_selects_the_page,
     length_is_rounded_up,
     unaligned_offset_is_einval,
     populate_and_locked,
     maps_and_smaps_know_the_device,
     munmap_of_a_part_keeps_the_rest,
-    mremap_grows_never,
+    mremap_grows_within_the_buffer,
+    mremap_grows_past_the_end_into_sigbus,
     mremap_shrinks,
     mremap_moves,
     mremap_moves_a_part,
@@ -293,15 +296,25 @@ fn fixed_takes_the_place_of_another_mapping() {
 }
 
 fn populate_and_locked() {
-    let device = fresh(4);
-    for flags in [SHARED, PRIVATE] {
-        for more in [MapFlags::POPULATE, MapFlags::LOCKED, MapFlags::NORESERVE] {
-            let map = mmap(&device, 0, 4 * page(), RW, flags | more).expect("mmap");
-            assert!(
-                map.frames().iter().all(Option::is_some),
-                "{flags:?} {more:?}"
-            );
-            assert_same(&map.bytes(), &initial(4 * page()), "populated");
+    for pages in [1, 4] {
+        let device = fresh(pages as u64);
+        for flags in [SHARED, PRIVATE] {
+            for (more, ahead) in [
+                (MapFlags::POPULATE, true),
+                (MapFlags::LOCKED, true),
+                // Nothing of more than one page is there before it is touched.
+                (MapFlags::NORESERVE, pages == 1),
+            ] {
+                let what = format!("{flags:?} {more:?} {pages}");
+                let map = mmap(&device, 0, pages * page(), RW, flags | more).expect("mmap");
+                assert!(
+                    map.frames().iter().all(|frame| frame.is_some() == ahead),
+                    "{what}"
+                );
+                let locked = map.smaps().contains(" lo");
+                assert_eq!(locked, more == MapFlags::LOCKED, "{what}");
+                assert_same(&map.bytes(), &initial(pages * page()), &what);
+            }
         }
     }
 }
@@ -360,11 +373,38 @@ fn maps_and_smaps_know_the_device() {
         "permissions and offset: {head}"
     );
     let kib = 2 * page() / 1024;
-    assert_eq!(
-        (map.smaps_kib("Size"), map.smaps_kib("Rss")),
-        (kib, kib),
-        "{smaps}"
-    );
+    let (size, rss) = (map.smaps_kib("Size"), map.smaps_kib("Rss"));
+    assert_eq!((size, rss), (kib, 0), "before it is touched: {smaps}");
+    map.bytes();
+    assert_eq!(map.smaps_kib("Rss"), kib, "touched");
+}
+
+/// Nothing in it tells the core to treat it otherwise than a file's, but that it is never
+/// executable.
+fn the_vma_is_an_ordinary_one() {
+    let device = fresh(4);
+    let file = tmpfs_file(&initial(4 * page()));
+    let flags_of = |map: &Map| {
+        let smaps = map.smaps();
+        let flags = smaps
+            .lines()
+            .last()
+            .and_then(|line| line.strip_prefix("VmFlags:"));
+        let flags = flags.expect("VmFlags").split_whitespace();
+        flags.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for pages in [1, 4] {
+        for (prot, flags) in [(RW, SHARED), (READ, SHARED), (RW, PRIVATE), (READ, PRIVATE)] {
+            let of_device = mmap(&device, 0, pages * page(), prot, flags).expect("mmap");
+            let of_file = mmap(&file, 0, pages * page(), prot, flags).expect("mmap");
+            let mut expected = flags_of(&of_file);
+            expected.retain(|flag| flag != "me");
+            let what = format!("{pages} {prot:?} {flags:?}");
+            assert_eq!(flags_of(&of_device), expected, "{what}");
+            of_device.bytes();
+            assert_eq!(flags_of(&of_device), expected, "{what}, touched");
+        }
+    }
 }
 
 fn munmap_ends_access() {
@@ -397,30 +437,93 @@ fn munmap_of_a_part_keeps_the_rest() {
     }
 }
 
-fn mremap_grows_never() {
+/// A mapping of `pages` pages from page `first` on, in front of `room` free ones.
+fn with_room(device: &Device, first: usize, pages: usize, room: usize, flags: MapFlags) -> Map {
+    let place = memory::anonymous(pages + room, RW, PRIVATE);
+    let map = place.part(0, pages * page());
+    map.fixed(device, (first * page()) as u64, RW, flags)
+        .expect("MAP_FIXED");
+    place
+        .unmap_part(pages * page(), room * page())
+        .expect("munmap");
+    std::mem::forget(place);
+    map
+}
+
+/// In place where there is room, and elsewhere when it may move.
+fn mremap_grows_within_the_buffer() {
     let device = fresh(4);
+    let bytes = pattern(9, 4 * page());
+    pwrite(0, &bytes);
     for flags in [SHARED, PRIVATE] {
-        for (offset, pages) in [(0, 4), (0, 1), (3, 1)] {
-            let len = pages * page();
-            let mut map = mmap(&device, (offset * page()) as u64, len, RW, flags).expect("mmap");
-            for may_move in [MremapFlags::empty(), MremapFlags::MAYMOVE] {
-                let result = map.remap(len + page(), may_move);
-                assert_eq!(
-                    errno(result),
-                    Errno::FAULT,
-                    "{flags:?} {pages} from {offset}"
-                );
+        for (first, pages) in [(0, 1), (0, 2), (1, 1), (1, 2), (0, 3)] {
+            for touched in [false, true] {
+                let what = format!("{flags:?} {pages} from {first}, touched: {touched}");
+                let expected = &bytes[first * page()..];
+                let mut map = with_room(&device, first, pages, 4, flags);
+                let start = map.at(0);
+                if touched {
+                    map.bytes();
+                }
+                map.remap((pages + 1) * page(), MremapFlags::empty())
+                    .expect("in place");
+                assert_eq!(map.at(0), start, "{what}");
+                assert_same(&map.bytes(), &expected[..map.len()], &what);
+                assert_eq!(live_mappings(), 1, "{what}");
+                map.remap(pages * page(), MremapFlags::empty())
+                    .expect("back to where it was");
+
+                // No room any more.
+                let wall = memory::mmap_at(
+                    start as usize + map.len(),
+                    &device,
+                    page(),
+                    RW,
+                    SHARED | MapFlags::FIXED_NOREPLACE,
+                )
+                .expect("mmap");
+                let len = (4 - first) * page();
+                assert_eq!(errno(map.remap(len, MremapFlags::empty())), Errno::NOMEM);
+                map.remap(len, MremapFlags::MAYMOVE).expect("elsewhere");
+                assert_ne!(map.at(0), start, "{what}");
+                assert_same(&map.bytes(), expected, &what);
+                drop(wall);
+                assert_eq!(live_mappings(), 1, "{what}");
             }
-            map.bytes();
         }
     }
-    // Not even back to where it was.
-    let mut map = shared(&device, 2);
-    map.remap(page(), MremapFlags::empty()).expect("shrink");
-    assert_eq!(
-        errno(map.remap(2 * page(), MremapFlags::empty())),
-        Errno::FAULT
-    );
+}
+
+/// As a file's mapping does: all that there is of the buffer is there, and nothing behind it.
+fn mremap_grows_past_the_end_into_sigbus() {
+    for pages in [1, 4] {
+        let device = fresh(pages as u64);
+        let size = pages * page();
+        let bytes = pattern(10, size);
+        pwrite(0, &bytes);
+        for flags in [SHARED, PRIVATE] {
+            for first in 0..pages {
+                let mut map = with_room(&device, first, 1, pages + 1, flags);
+                map.remap((pages + 2) * page(), MremapFlags::empty())
+                    .expect("mremap");
+                let inside = (pages - first) * page();
+                for at in (inside..map.len()).step_by(page()) {
+                    assert_dies_of(Signal::BUS, || drop(map.read(at, 1)));
+                    assert_dies_of(Signal::BUS, || map.write(at, b"x"));
+                }
+                assert_same(&map.read(0, inside), &bytes[first * page()..], "the rest");
+                map.write(inside - 1, b"!");
+                let last = if flags == SHARED {
+                    b"!"
+                } else {
+                    &bytes[size - 1..]
+                };
+                assert_same(&pread(size as u64 - 1, 1), last, "the last byte");
+                assert_same(&pread(size as u64, 1), b"", "nothing behind it");
+                pwrite(0, &bytes);
+            }
+        }
+    }
 }
 
 fn mremap_shrinks() {
@@ -500,9 +603,49 @@ fn mremap_moves_a_part() {
     assert_eq!(live_mappings(), 3);
 }
 
-fn mremap_dontunmap_is_einval() {
-    let device = fresh(1);
-    let mut map = shared(&device, 1);
-    let flags = MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP;
-    assert_eq!(errno(map.remap(page(), flags)), Errno::INVAL);
+fn mremap_of_nothing_duplicates_a_shared_mapping() {
+    let device = fresh(4);
+    let bytes = pattern(11, 4 * page());
+    pwrite(0, &bytes);
+    let map = mmap(&device, page() as u64, 3 * page(), RW, SHARED).expect("mmap");
+    let mut second = map.part(page(), 0);
+    second
+        .remap(2 * page(), MremapFlags::MAYMOVE)
+        .expect("mremap");
+    assert_eq!(live_mappings(), 2);
+    assert_same(&second.bytes(), &bytes[2 * page()..], "the second mapping");
+    assert_same(&map.bytes(), &bytes[page()..], "the first mapping");
+    second.write(0, b"through both");
+    assert_same(&map.read(page(), 12), b"through both", "the first mapping");
+    // There is no second one of what is one's own.
+    let map = private(&device, 4);
+    let result = map.part(0, 0).remap(page(), MremapFlags::MAYMOVE);
+    assert_eq!(errno(result), Errno::INVAL);
+}
+
+/// What was one's own goes along; the old place is a mapping of the device like a new one.
+fn mremap_dontunmap_leaves_the_old_mapping() {
+    for pages in [1, 4] {
+        let device = fresh(pages as u64);
+        let bytes = pattern(12, pages * page());
+        pwrite(0, &bytes);
+        for flags in [SHARED, PRIVATE] {
+            let old = mmap(&device, 0, pages * page(), RW, flags).expect("mmap");
+            old.write(0, b"moved");
+            let new = old.remap_dontunmap().expect("mremap");
+            assert_ne!(new.at(0), old.at(0));
+            assert_eq!(live_mappings(), 2, "{flags:?}");
+            assert_eq!(old.frames(), vec![None; pages], "{flags:?}");
+            assert_same(&new.read(0, 5), b"moved", "the new mapping");
+            assert_same(&new.bytes()[5..], &bytes[5..], "the new mapping");
+            let left = if flags == SHARED {
+                b"moved"
+            } else {
+                &bytes[..5]
+            };
+            assert_same(&old.read(0, 5), left, "the old mapping");
+            assert_same(&old.bytes()[5..], &bytes[5..], "the old mapping");
+            pwrite(0, &bytes);
+        }
+    }
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A buffer of many pages: the contract holds on each of them, and across their borders.
 
-use std::{fs, io::IoSliceMut, os::unix::fs::FileExt, sync::atomic::Ordering::SeqCst};
+use std::{
+    collections::HashSet, io::IoSliceMut, os::unix::fs::FileExt, sync::atomic::Ordering::SeqCst,
+};
 
 use rust_mmapdev::{Device, Protection, Sharing};
 use rustix::{
@@ -17,9 +19,9 @@ use crate::{
         assert_same, errno,
         memory::{
             self, Advice, Map, MapFlags, MprotectFlags, PRIVATE, READ, RW, SHARED, mmap, page,
-            private, shared,
+            private, shared, table,
         },
-        module::{fresh, initial, live_mappings, references},
+        module::{fresh, initial, live_mappings, mappings_of, references},
         open, pattern, pread,
         process::{assert_dies_of, fork},
         pwrite, tmpfs_file,
@@ -29,8 +31,10 @@ use crate::{
 tests![
     every_window_of_small_buffers,
     windows_of_a_large_buffer,
-    every_page_is_there_after_mmap,
+    one_page_is_there_after_mmap,
+    more_pages_come_with_the_first_touch,
     every_page_faults_in_at_its_place,
+    every_first_store_copies_its_own_page,
     transfers_of_every_size_across_borders,
     vectors_across_borders,
     the_largest_transfer_ends_at_the_end,
@@ -45,7 +49,7 @@ tests![
     mprotect_of_a_part,
     madvise_of_a_part,
     every_second_page_copied_then_forked,
-    live_mappings_are_the_vmas_there_are,
+    parts_that_fit_together_again_merge,
     the_client_library_maps_windows,
 ];
 
@@ -158,28 +162,99 @@ fn windows_of_a_large_buffer() {
     assert_eq!(live_mappings(), 0);
 }
 
-fn every_page_is_there_after_mmap() {
-    const PAGES: usize = 1024;
-    let device = fresh(PAGES as u64);
-    let whole = shared(&device, PAGES).frames();
-    assert!(whole.iter().all(Option::is_some), "before any access");
-    let mut frames = whole.clone();
-    frames.sort();
-    frames.dedup();
-    assert_eq!(frames.len(), PAGES, "each page a frame of its own");
-    let part = window(&device, 100, 700, PRIVATE).expect("mmap");
-    assert_eq!(part.frames(), whole[100..800], "the same ones in a window");
+/// The frames of a buffer's pages.
+fn frames(device: &Device, pages: usize) -> Vec<Option<u64>> {
+    let map = shared(device, pages);
+    map.bytes();
+    map.frames()
 }
 
-/// Not at mmap time, but one by one, from the last to the first, after they were dropped.
+fn one_page_is_there_after_mmap() {
+    for pages in [1, 5, 1024] {
+        let device = fresh(pages as u64);
+        let whole = frames(&device, pages);
+        for at in [0, 1, pages / 2, pages - 1] {
+            for (prot, flags) in [(RW, SHARED), (READ, SHARED), (RW, PRIVATE), (READ, PRIVATE)] {
+                let at = at % pages;
+                let map = mmap(&device, (at * page()) as u64, page(), prot, flags).expect("mmap");
+                let what = format!("{prot:?} {flags:?} page {at} of {pages}");
+                assert_eq!(map.frames(), whole[at..=at], "before any access: {what}");
+                let short = mmap(&device, (at * page()) as u64, 1, prot, flags).expect("mmap");
+                assert_eq!(short.frames(), whole[at..=at], "one byte: {what}");
+            }
+        }
+    }
+}
+
+/// All at once that page table and mapping hold, whatever is touched first and how; a private page
+/// that is written to first is copied, and comes alone.
+fn more_pages_come_with_the_first_touch() {
+    const PAGES: usize = 1024;
+    const WINDOW: usize = 700;
+    let device = fresh(PAGES as u64);
+    let whole = frames(&device, PAGES);
+    let all: HashSet<_> = whole.iter().flatten().collect();
+    assert_eq!(all.len(), PAGES, "each page a frame of its own");
+    for flags in [SHARED, PRIVATE] {
+        for first in [0, 1, 100, PAGES - WINDOW] {
+            for at in [0, 1, 350, WINDOW - 2, WINDOW - 1] {
+                for write in [false, true] {
+                    let what = format!("{flags:?} page {at} from {first}, write: {write}");
+                    let map = window(&device, first, WINDOW, flags).expect("mmap");
+                    assert_eq!(map.frames(), [None; WINDOW], "before: {what}");
+                    if write {
+                        map.write(at * page(), b"!");
+                    } else {
+                        map.read(at * page(), 1);
+                    }
+                    let found = map.frames();
+                    let touched = map.at(at * page()) as usize;
+                    for (i, frame) in found.iter().enumerate() {
+                        let address = map.at(i * page()) as usize;
+                        let with_it = address / table() == touched / table();
+                        let of_buffer = whole[first + i];
+                        match (write && flags == PRIVATE, i == at) {
+                            (true, true) => assert!(frame.is_some() && *frame != of_buffer),
+                            (true, false) => assert_eq!(*frame, None, "page {i}: {what}"),
+                            (false, _) => assert_eq!(
+                                *frame,
+                                of_buffer.filter(|_| with_it),
+                                "page {i}: {what}"
+                            ),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Each one by itself, from the last to the first, after all were dropped.
 fn every_page_faults_in_at_its_place() {
     const PAGES: usize = 1024;
     let device = stamped(PAGES);
     for flags in [SHARED, PRIVATE] {
         let map = window(&device, 1, PAGES - 1, flags).expect("mmap");
-        map.advise(Advice::LinuxDontNeed).expect("madvise");
         for at in (0..PAGES - 1).rev() {
+            map.advise(Advice::LinuxDontNeed).expect("madvise");
             assert_stamp(&map, at, at + 1);
+        }
+    }
+}
+
+/// Which nobody has read before, in folios of every size.
+fn every_first_store_copies_its_own_page() {
+    for pages in [7, 1023] {
+        let device = stamped(pages);
+        let map = window(&device, 1, pages - 1, PRIVATE).expect("mmap");
+        for at in 0..pages - 1 {
+            map.write(at * page() + 64, b"copied");
+        }
+        assert_stamps(&map, 1);
+        let all = window(&device, 1, pages - 1, SHARED).expect("mmap");
+        all.bytes();
+        for (own, kernels) in map.frames().into_iter().zip(all.frames()) {
+            assert!(own.is_some() && own != kernels, "a copy each");
         }
     }
 }
@@ -435,11 +510,12 @@ fn mremap_of_a_part() {
         assert_stamps(&part, 3);
         let kept = part.read(page() + 64, 7) == b"written";
         assert_eq!(kept, flags == SHARED, "the private page is gone");
-        assert_eq!(
-            errno(part.remap(4 * page(), MremapFlags::MAYMOVE)),
-            Errno::FAULT,
-            "the part cannot grow, though the buffer goes on"
-        );
+        // It grows into the rest of the buffer, and past the end.
+        part.remap(8 * page(), MremapFlags::MAYMOVE).expect("grow");
+        for at in 0..7 {
+            assert_stamp(&part, at, 3 + at);
+        }
+        assert_dies_of(Signal::BUS, || drop(part.read(7 * page(), 1)));
     }
 }
 
@@ -509,15 +585,20 @@ fn madvise_of_a_part() {
     }
 
     let map = shared(&device, 8);
+    map.bytes();
     let before = map.frames();
-    map.advise_part(page(), 2 * page(), Advice::LinuxDontNeed)
-        .expect("madvise");
-    let missing: Vec<_> = (0..8).filter(|&at| map.frames()[at].is_none()).collect();
-    assert_eq!(missing, [1, 2]);
-    map.advise_part(2 * page(), 2 * page(), Advice::LinuxPopulateRead)
-        .expect("madvise");
-    let missing: Vec<_> = (0..8).filter(|&at| map.frames()[at].is_none()).collect();
-    assert_eq!(missing, [1]);
+    let missing = || -> Vec<_> { (0..8).filter(|&at| map.frames()[at].is_none()).collect() };
+    for advice in [Advice::LinuxPopulateRead, Advice::LinuxPopulateWrite] {
+        map.advise_part(page(), 2 * page(), Advice::LinuxDontNeed)
+            .expect("madvise");
+        assert_eq!(missing(), [1, 2]);
+        map.advise_part(3 * page(), page(), advice)
+            .expect("madvise");
+        assert_eq!(missing(), [1, 2], "the page was there: {advice:?}");
+        map.advise_part(2 * page(), 2 * page(), advice)
+            .expect("madvise");
+        assert_eq!(missing(), [0; 0], "one brings its neighbours: {advice:?}");
+    }
     assert_stamps(&map, 0);
     assert_eq!(map.frames(), before, "the same pages again");
 }
@@ -581,25 +662,18 @@ fn every_second_page_copied_then_forked() {
     }
 }
 
-/// fdinfo's count is that of the device's lines in the memory maps of all processes: through
-/// splits, forks, and neighbours that the core does not merge.
-fn live_mappings_are_the_vmas_there_are() {
+/// Split by whatever, a mapping is one again when its parts are alike; a new one stays apart from its
+/// neighbour until then. Each process has its own.
+fn parts_that_fit_together_again_merge() {
     let device = fresh(16);
-    let vmas = |pid: &str| {
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps");
-        maps.matches(Device::PATH).count() as u64
-    };
-    let check = |expected: u64, what: &str| {
-        assert_eq!(vmas("self"), expected, "VMAs {what}");
-        assert_eq!(live_mappings(), expected, "fdinfo {what}");
-    };
+    let vmas = || mappings_of("self").expect("this process");
     let place = memory::anonymous(16, RW, PRIVATE);
     for i in 0..4 {
         let part = place.part(4 * i * page(), 4 * page());
         let offset = (4 * i * page()) as u64;
         part.fixed(&device, offset, RW, SHARED).expect("MAP_FIXED");
         std::mem::forget(part);
-        check(i as u64 + 1, "of neighbours that continue each other");
+        assert_eq!(vmas(), i as u64 + 1, "neighbours that continue each other");
     }
     let read_write = MprotectFlags::READ | MprotectFlags::WRITE;
     for at in [1, 5, 9, 13] {
@@ -607,13 +681,43 @@ fn live_mappings_are_the_vmas_there_are() {
             .protect_part(at * page(), 2 * page(), MprotectFlags::READ)
             .expect("mprotect");
     }
-    check(12, "split by mprotect");
-    place.protect(read_write).expect("mprotect");
-    let merged = vmas("self");
-    check(merged, "after the split parts are alike again");
+    assert_eq!(vmas(), 12, "split by mprotect");
+    for at in [1, 5, 9, 13] {
+        place
+            .protect_part(at * page(), 2 * page(), read_write)
+            .expect("mprotect");
+    }
+    assert_eq!(vmas(), 4, "alike again");
+    for prot in [MprotectFlags::READ, read_write] {
+        place.protect(prot).expect("mprotect");
+    }
+    assert_eq!(vmas(), 1, "changed together");
+
+    // Page by page there and back, as garbage collectors do.
+    for at in 0..16 {
+        for prot in [MprotectFlags::READ, read_write] {
+            place
+                .protect_part(at * page(), page(), prot)
+                .expect("mprotect");
+        }
+    }
+    assert_eq!(vmas(), 1, "one by one");
+    for (split, back) in [
+        (Advice::LinuxDontFork, Advice::LinuxDoFork),
+        (Advice::LinuxDontDump, Advice::LinuxDoDump),
+        (Advice::Random, Advice::Normal),
+    ] {
+        place
+            .advise_part(6 * page(), 2 * page(), split)
+            .expect("madvise");
+        assert_eq!(vmas(), 3, "{split:?}");
+        place
+            .advise_part(6 * page(), 2 * page(), back)
+            .expect("madvise");
+        assert_eq!(vmas(), 1, "{back:?}");
+    }
     place.unmap_part(6 * page(), 4 * page()).expect("munmap");
-    let rest = vmas("self");
-    check(rest, "after munmap in the middle");
+    assert_eq!(vmas(), 2, "with a gap");
     let child = fork(|link| {
         link.signal();
         link.wait();
@@ -625,15 +729,16 @@ fn live_mappings_are_the_vmas_there_are() {
         link.wait();
     });
     child.link.wait();
-    assert_eq!(live_mappings(), 2 * rest, "after fork");
+    assert_eq!(live_mappings(), 2 * 2, "after fork");
     child.link.signal();
     child.link.wait();
-    let in_child = vmas(&child.pid.to_string());
-    assert_eq!(live_mappings(), rest + in_child, "after the child's calls");
+    let in_child = mappings_of(&child.pid.to_string());
+    assert_eq!(in_child, Some(4), "after the child's calls");
+    assert_eq!(live_mappings(), 2 + 4, "after the child's calls");
     child.kill();
-    check(rest, "after the child's end");
+    assert_eq!(live_mappings(), 2, "after the child's end");
     drop(place);
-    check(0, "at the end");
+    assert_eq!(live_mappings(), 0, "at the end");
     drop(device);
     assert_eq!(references(), 0);
 }

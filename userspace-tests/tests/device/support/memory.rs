@@ -244,6 +244,23 @@ impl Map {
         Ok(())
     }
 
+    /// mremap(2) with MREMAP_DONTUNMAP: another mapping takes over the pages, this one stays.
+    pub fn remap_dontunmap(&self) -> io::Result<Map> {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
+        // With a wish for the address, which rustix leaves to chance.
+        let nowhere = ptr::null_mut::<c_void>();
+        // SAFETY: the range belongs to `self`, and its content is never relied on by Rust.
+        let start = unsafe { libc::mremap(self.raw(0), self.len, self.len, flags, nowhere) };
+        if start == libc::MAP_FAILED {
+            let error = std::io::Error::last_os_error();
+            return Err(io::Errno::from_io_error(&error).expect("an error of the system"));
+        }
+        Ok(Map {
+            start: start.cast(),
+            len: self.len,
+        })
+    }
+
     /// mremap(2) onto the range of `place`.
     pub fn remap_onto(&mut self, place: Map) -> io::Result<()> {
         // A call that fails may have unmapped it: then it is not ours any more.
