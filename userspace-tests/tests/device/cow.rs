@@ -104,6 +104,7 @@ fn page_by_page() {
         b"mine",
         "the page that was written to",
     );
+    all.bytes();
     let differing = mine
         .frames()
         .iter()

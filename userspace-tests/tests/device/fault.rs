@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Touching a mapped page never ends in a signal, whatever took it out of the page table.
 
-use std::{fs, thread};
+use std::{fs, thread, time::Duration};
 
+use rust_mmapdev::Device;
 use rustix::{
+    fs::{AtFlags, CWD, Timespec, Timestamps, stat, utimensat},
     io::{self, Errno},
     mm::{mlock, munlock},
     pipe::pipe,
@@ -17,6 +19,7 @@ use crate::{
         memory::{Advice, Map, PRIVATE, RW, SHARED, mmap, page, private, shared},
         module::{fresh, initial},
         pattern, pread,
+        proc::{MLOCKED, page_flags, settle_lists},
         process::fork,
         pwrite,
     },
@@ -40,6 +43,7 @@ tests![
     pageout_and_cold_keep_the_bytes,
     mlock_and_munlock,
     after_memory_pressure,
+    a_store_leaves_the_times_of_the_node,
 ];
 
 fn is_absent(map: &Map) -> bool {
@@ -80,12 +84,11 @@ fn after_dontneed_of_one_page() {
     pwrite(0, &bytes);
     for flags in [SHARED, PRIVATE] {
         let map = mmap(&device, page() as u64, 3 * page(), RW, flags).expect("mmap");
+        map.bytes();
         map.advise_part(page(), page(), Advice::LinuxDontNeed)
             .expect("madvise");
-        assert_eq!(
-            map.frames().iter().filter(|frame| frame.is_none()).count(),
-            1
-        );
+        let missing = map.frames().into_iter().map(|frame| frame.is_none());
+        assert_eq!(missing.collect::<Vec<_>>(), [false, true, false]);
         assert_same(&map.bytes(), &bytes[page()..], "the mapping");
     }
 }
@@ -170,13 +173,18 @@ fn after_fork_without_pages() {
     let bytes = pattern(7, 2 * page());
     pwrite(0, &bytes);
     let (map, copy) = (shared(&device, 2), private(&device, 2));
-    map.advise(Advice::LinuxDontNeed).expect("madvise");
-    copy.advise(Advice::LinuxDontNeed).expect("madvise");
-    fork(|_| {
-        assert_same(&map.bytes(), &bytes, "shared");
-        assert_same(&copy.bytes(), &bytes, "private");
-    })
-    .join();
+    for touched in [false, true] {
+        if touched {
+            map.bytes();
+            copy.bytes();
+        }
+        fork(|_| {
+            assert!(is_absent(&map) && is_absent(&copy));
+            assert_same(&map.bytes(), &bytes, "shared");
+            assert_same(&copy.bytes(), &bytes, "private");
+        })
+        .join();
+    }
     assert_same(&map.bytes(), &bytes, "shared, in the parent");
 }
 
@@ -191,7 +199,7 @@ fn after_dontfork() {
 fn populate_read() {
     let device = fresh(4);
     for map in [shared(&device, 4), private(&device, 4)] {
-        map.advise(Advice::LinuxDontNeed).expect("madvise");
+        assert!(is_absent(&map));
         map.advise(Advice::LinuxPopulateRead)
             .expect("MADV_POPULATE_READ");
         assert!(map.frames().iter().all(Option::is_some));
@@ -201,16 +209,18 @@ fn populate_read() {
 
 fn populate_write() {
     let device = fresh(4);
+    let kernels = shared(&device, 4);
+    kernels.bytes();
     let (map, copy) = (shared(&device, 4), private(&device, 4));
-    let frames = map.frames();
     for map in [&map, &copy] {
-        map.advise(Advice::LinuxDontNeed).expect("madvise");
+        assert!(is_absent(map));
         map.advise(Advice::LinuxPopulateWrite)
             .expect("MADV_POPULATE_WRITE");
+        assert!(map.frames().iter().all(Option::is_some));
         assert_same(&map.bytes(), &initial(4 * page()), "populated");
     }
-    assert_eq!(map.frames(), frames, "shared: the kernel's pages");
-    for (own, kernels) in copy.frames().iter().zip(&frames) {
+    assert_eq!(map.frames(), kernels.frames(), "shared: the kernel's pages");
+    for (own, kernels) in copy.frames().iter().zip(&kernels.frames()) {
         assert!(
             own.is_some() && own != kernels,
             "private: a copy of each page"
@@ -281,16 +291,31 @@ fn dontdump() {
     map.bytes();
 }
 
+/// Puts all of it in place, the copies of a private mapping that may be written to as well.
 fn mlock_and_munlock() {
     let device = fresh(4);
-    for map in [shared(&device, 4), private(&device, 4)] {
-        map.advise(Advice::LinuxDontNeed).expect("madvise");
+    let kernels = shared(&device, 4);
+    kernels.bytes();
+    let frames = kernels.frames();
+    for (map, same) in [(shared(&device, 4), true), (private(&device, 4), false)] {
+        assert!(is_absent(&map));
         // SAFETY: locking changes nothing about what the memory holds.
-        unsafe {
-            mlock(map.at(0).cast(), map.len()).expect("mlock");
-            assert_same(&map.bytes(), &initial(4 * page()), "locked");
-            munlock(map.at(0).cast(), map.len()).expect("munlock");
+        unsafe { mlock(map.at(0).cast(), map.len()) }.expect("mlock");
+        settle_lists();
+        for (found, kernels) in map.frames().into_iter().zip(&frames) {
+            assert_eq!(found == *kernels, same);
+            let flags = page_flags(found.expect("a page that is locked"));
+            assert_eq!(flags & MLOCKED, MLOCKED, "{flags:x}");
         }
+        assert_eq!(errno(map.advise(Advice::LinuxDontNeed)), Errno::INVAL);
+        assert_same(&map.bytes(), &initial(4 * page()), "locked");
+        // SAFETY: as above.
+        unsafe { munlock(map.at(0).cast(), map.len()) }.expect("munlock");
+        settle_lists();
+        for frame in map.frames().into_iter().flatten() {
+            assert_eq!(page_flags(frame) & MLOCKED, 0, "unlocked");
+        }
+        map.advise(Advice::LinuxDontNeed).expect("madvise");
         assert_same(&map.bytes(), &initial(4 * page()), "unlocked");
     }
 }
@@ -307,6 +332,35 @@ fn after_memory_pressure() {
     assert_same(&map.bytes(), &bytes, "the mapping");
     assert_same(&pread(0, 4 * page()), &bytes, "the buffer");
     assert_eq!(map.frames(), frames, "the same page frames");
+}
+
+/// Of a file it would change them. The node stands for the buffer, and was not written to.
+fn a_store_leaves_the_times_of_the_node() {
+    let times = || {
+        let node = stat(Device::PATH).expect("stat");
+        [node.st_mtime, node.st_ctime].map(|seconds| seconds as i64)
+    };
+    for pages in [1, 4] {
+        let device = fresh(pages);
+        let past = Timespec {
+            tv_sec: 1_000_000_000,
+            tv_nsec: 0,
+        };
+        let both = Timestamps {
+            last_access: past,
+            last_modification: past,
+        };
+        utimensat(CWD, Device::PATH, &both, AtFlags::empty()).expect("utimensat");
+        let before = times();
+        assert_eq!(before[0], past.tv_sec);
+        // So that a change of the second would show.
+        thread::sleep(Duration::from_millis(1100));
+        let map = shared(&device, pages as usize);
+        map.write(0, b"stored");
+        map.advise(Advice::LinuxDontNeed).expect("madvise");
+        map.write(0, b"stored");
+        assert_eq!(times(), before, "{pages} pages");
+    }
 }
 
 /// Several threads find the page missing at once: the one who comes late has lost nothing.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! ioctl(2): INFO, CLEAR, and nothing else. The numbers are the header's.
 
-use std::os::fd::AsRawFd;
+use std::{os::fd::AsRawFd, thread};
 
 use rust_mmapdev::uapi::{
     RUST_MMAPDEV_ABI_VERSION, RUST_MMAPDEV_IOC_CLEAR, RUST_MMAPDEV_IOC_INFO, rust_mmapdev_info,
@@ -18,6 +18,7 @@ use crate::{
         memory::{self, Advice, MapFlags, MprotectFlags, RW, page, private, shared},
         module::{fresh, initial},
         open, pattern, pread, pwrite, system_call,
+        withheld::{Caller, Withheld},
     },
 };
 
@@ -32,6 +33,7 @@ tests![
     from_32_bit_programs,
     clear_zeroes_all,
     clear_leaves_private_copies,
+    clear_waits_for_a_write,
 ];
 
 fn ioctl(fd: &impl AsRawFd, command: u32, argument: *mut u8) -> io::Result<usize> {
@@ -142,6 +144,20 @@ fn clear_leaves_private_copies() {
         &vec![0; page()],
         "the page that was not",
     );
+}
+
+/// One that stands still in the middle of its bytes: none of them come after the zeros.
+fn clear_waits_for_a_write() {
+    let device = fresh(4);
+    let withheld = Withheld::new(b'a');
+    thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(io::pwrite(&device, withheld.as_slice(), 0), Ok(2 * page())));
+        withheld.wait_for_access();
+        let clear = Caller::start(scope, || device.clear().expect("CLEAR"));
+        clear.wait_until_it_sleeps_in(libc::SYS_ioctl);
+        withheld.release();
+    });
+    assert_same(&pread(0, 4 * page()), &vec![0; 4 * page()], "the buffer");
 }
 
 fn clear_without_write_access_is_ebadf() {

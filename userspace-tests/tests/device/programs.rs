@@ -14,7 +14,7 @@ use rust_mmapdev::Device;
 use rustix::{
     fs::{FileType, Mode, OFlags, mknodat, stat},
     io::{self, Errno},
-    mm::{MlockAllFlags, mlock, mlockall, munlockall},
+    mm::{MlockAllFlags, MremapFlags, mlock, mlockall, munlock, munlockall},
     process::{
         Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, chroot, getrlimit, pidfd_getfd,
         pidfd_open, setrlimit,
@@ -26,11 +26,11 @@ use crate::{
     harness::tests,
     support::{
         assert_same, errno,
-        memory::{Advice, Map, MapFlags, READ, RW, SHARED, mmap, page, private, shared},
+        memory::{Advice, Map, MapFlags, PRIVATE, READ, RW, SHARED, mmap, page, private, shared},
         module::{fresh, initial, live_mappings, references},
         open, pattern, pread,
         proc::{page_count, status_kib},
-        process::{become_nobody, fork},
+        process::{assert_dies_of, become_nobody, fork},
         pwrite, seccomp, system_call,
     },
 };
@@ -38,11 +38,13 @@ use crate::{
 tests![
     madvise_with_every_advice,
     madvise_of_bad_ranges,
-    dontfork_cannot_be_taken_back,
+    dontfork_can_be_taken_back,
+    dontdump_can_be_taken_back,
+    guard_pages,
     mlockall_before_and_after_mmap,
     memlock_limit,
     address_space_limit_of_one_more_page,
-    mincore_says_what_is_mapped,
+    mincore_says_that_all_is_in_memory,
     a_core_dump_has_the_mappings,
     threads_that_fork,
     vfork_shares_the_mappings_themselves,
@@ -56,6 +58,9 @@ tests![
 
 type Answer = Result<(), Errno>;
 
+const GUARD_INSTALL: i32 = 102;
+const GUARD_REMOVE: i32 = 103;
+
 const ADVICE: &[(&str, i32, Answer, Answer)] = &[
     // Name, number, on a shared mapping, on a private mapping.
     ("NORMAL", 0, Ok(()), Ok(())),
@@ -68,14 +73,13 @@ const ADVICE: &[(&str, i32, Answer, Answer)] = &[
     // There are no holes in a buffer of a fixed size.
     ("REMOVE", 9, Err(Errno::NODEV), Err(Errno::ACCESS)),
     ("DONTFORK", 10, Ok(()), Ok(())),
-    ("DOFORK", 11, Err(Errno::INVAL), Err(Errno::INVAL)),
-    // Same content is no reason to share pages that are the kernel's: granted, not done.
+    ("DOFORK", 11, Ok(()), Ok(())),
     ("MERGEABLE", 12, Ok(()), Ok(())),
     ("UNMERGEABLE", 13, Ok(()), Ok(())),
     ("HUGEPAGE", 14, Ok(()), Ok(())),
     ("NOHUGEPAGE", 15, Ok(()), Ok(())),
     ("DONTDUMP", 16, Ok(()), Ok(())),
-    ("DODUMP", 17, Err(Errno::INVAL), Err(Errno::INVAL)),
+    ("DODUMP", 17, Ok(()), Ok(())),
     ("WIPEONFORK", 18, Err(Errno::INVAL), Err(Errno::INVAL)),
     ("KEEPONFORK", 19, Ok(()), Ok(())),
     ("COLD", 20, Ok(()), Ok(())),
@@ -83,10 +87,10 @@ const ADVICE: &[(&str, i32, Answer, Answer)] = &[
     ("POPULATE_READ", 22, Ok(()), Ok(())),
     ("POPULATE_WRITE", 23, Ok(()), Ok(())),
     ("DONTNEED_LOCKED", 24, Ok(()), Ok(())),
-    // Into one huge page: a driver's mapping is left as the driver made it.
+    // Into one huge page: the buffer's folios are as large as they get.
     ("COLLAPSE", 25, Err(Errno::INVAL), Err(Errno::INVAL)),
-    ("GUARD_INSTALL", 102, Err(Errno::INVAL), Err(Errno::INVAL)),
-    ("GUARD_REMOVE", 103, Err(Errno::INVAL), Err(Errno::INVAL)),
+    ("GUARD_INSTALL", GUARD_INSTALL, Ok(()), Ok(())),
+    ("GUARD_REMOVE", GUARD_REMOVE, Ok(()), Ok(())),
     (
         "what does not exist",
         99,
@@ -113,6 +117,10 @@ fn madvise_with_every_advice() {
         ] {
             let result = advise(&map, 0, 2 * page(), *advice);
             assert_eq!(result, *expected, "MADV_{name}");
+            if *advice == GUARD_INSTALL {
+                // Its own test is `guard_pages`.
+                advise(&map, 0, 2 * page(), GUARD_REMOVE).expect("MADV_GUARD_REMOVE");
+            }
             assert_same(&map.bytes(), &bytes, name);
             map.write(page(), &bytes[page()..]);
         }
@@ -148,44 +156,105 @@ fn madvise_of_bad_ranges() {
     assert_same(&map.read(0, page()), &initial(page()), "the mapping");
 }
 
-/// The kernel keeps these two of a driver's mapping as they are, so that no program undoes what
-/// the driver wanted. Here it was a program that wanted it, and it is kept all the same.
-fn dontfork_cannot_be_taken_back() {
+fn dontfork_can_be_taken_back() {
+    let device = fresh(4);
+    for pages in [1, 4] {
+        let (map, own) = (shared(&device, pages), private(&device, pages));
+        own.write(0, b"own");
+        for map in [&map, &own] {
+            advise(map, 0, map.len(), libc::MADV_DONTFORK).expect("MADV_DONTFORK");
+            fork(|_| drop(map.bytes())).dies_of(Signal::SEGV);
+            advise(map, 0, map.len(), libc::MADV_DOFORK).expect("MADV_DOFORK");
+        }
+        fork(|_| {
+            map.write(0, b"child");
+            assert_same(&own.read(0, 3), b"own", "the private page");
+        })
+        .join();
+        assert_same(&map.read(0, 5), b"child", "the mapping");
+    }
+}
+
+fn dontdump_can_be_taken_back() {
     let device = fresh(1);
-    let map = shared(&device, 1);
-    advise(&map, 0, page(), libc::MADV_DONTFORK).expect("MADV_DONTFORK");
-    assert_eq!(
-        advise(&map, 0, page(), libc::MADV_DOFORK),
-        Err(Errno::INVAL)
-    );
-    fork(|_| drop(map.bytes())).dies_of(Signal::SEGV);
-    // A new mapping is as good.
-    let map = shared(&device, 1);
-    fork(|_| map.write(0, b"child")).join();
-    assert_same(&map.read(0, 5), b"child", "the mapping");
+    let dumped = |map: &Map| {
+        let smaps = map.smaps();
+        let flags = smaps.lines().last().unwrap_or_default();
+        assert!(flags.starts_with("VmFlags:"), "{flags}");
+        !flags.contains(" dd")
+    };
+    for map in [shared(&device, 1), private(&device, 1)] {
+        assert!(dumped(&map));
+        advise(&map, 0, page(), libc::MADV_DONTDUMP).expect("MADV_DONTDUMP");
+        assert!(!dumped(&map));
+        advise(&map, 0, page(), libc::MADV_DODUMP).expect("MADV_DODUMP");
+        assert!(dumped(&map));
+    }
+}
+
+/// Pages that nobody may touch, without a VMA of their own.
+fn guard_pages() {
+    let device = fresh(4);
+    let bytes = pattern(2, 4 * page());
+    pwrite(0, &bytes);
+    for touched in [false, true] {
+        for flags in [SHARED, PRIVATE] {
+            let map = mmap(&device, 0, 4 * page(), RW, flags).expect("mmap");
+            if touched {
+                map.bytes();
+            }
+            advise(&map, page(), 2 * page(), GUARD_INSTALL).expect("MADV_GUARD_INSTALL");
+            for at in [page(), 2 * page(), 3 * page() - 1] {
+                assert_dies_of(Signal::SEGV, || drop(map.read(at, 1)));
+                assert_dies_of(Signal::SEGV, || map.write(at, b"x"));
+            }
+            for at in [0, 3 * page()] {
+                assert_same(
+                    &map.read(at, page()),
+                    &bytes[at..at + page()],
+                    "beside them",
+                );
+            }
+            assert_eq!(live_mappings(), 1);
+            assert_same(&pread(0, 4 * page()), &bytes, "the buffer");
+            advise(&map, 0, 4 * page(), GUARD_REMOVE).expect("MADV_GUARD_REMOVE");
+            assert_same(&map.bytes(), &bytes, "without them");
+        }
+    }
+}
+
+/// What is locked is there, counts, and can't be dropped.
+#[track_caller]
+fn assert_locked(map: &Map) {
+    assert!(map.frames().iter().all(Option::is_some), "it is there");
+    let smaps = map.smaps();
+    assert!(smaps.contains(" lo"), "{smaps}");
+    assert_eq!(errno(map.advise(Advice::LinuxDontNeed)), Errno::INVAL);
 }
 
 fn mlockall_before_and_after_mmap() {
-    let device = fresh(4);
-    let (before, own) = (shared(&device, 4), private(&device, 4));
-    for map in [&before, &own] {
-        map.advise(Advice::LinuxDontNeed).expect("madvise");
+    for pages in [1, 4] {
+        let device = fresh(pages as u64);
+        let (before, own) = (shared(&device, pages), private(&device, pages));
+        for map in [&before, &own] {
+            map.advise(Advice::LinuxDontNeed).expect("madvise");
+        }
+        mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).expect("mlockall");
+        let locked = status_kib("VmLck");
+        let after = [shared(&device, pages), private(&device, pages)];
+        let kib = pages * page() / 1024;
+        assert_eq!(status_kib("VmLck"), locked + 2 * kib, "they are counted");
+        for map in after.iter().chain([&before, &own]) {
+            assert_locked(map);
+            assert_same(&map.bytes(), &initial(pages * page()), "the mapping");
+            advise(map, 0, map.len(), libc::MADV_DONTNEED_LOCKED).expect("madvise");
+            assert_same(&map.bytes(), &initial(pages * page()), "faulted in");
+        }
+        after[0].write(0, b"locked");
+        munlockall().expect("munlockall");
+        assert_eq!(status_kib("VmLck"), 0);
+        assert_same(&pread(0, 6), b"locked", "the buffer");
     }
-    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).expect("mlockall");
-    let after = [shared(&device, 4), private(&device, 4)];
-    for map in after.iter().chain([&before, &own]) {
-        assert_eq!(
-            map.smaps_kib("Locked"),
-            0,
-            "pages that stay are not counted"
-        );
-        assert_same(&map.bytes(), &initial(4 * page()), "the mapping");
-        map.advise(Advice::LinuxDontNeed).expect("madvise");
-        assert_same(&map.bytes(), &initial(4 * page()), "faulted in");
-    }
-    after[0].write(0, b"locked");
-    munlockall().expect("munlockall");
-    assert_same(&pread(0, 6), b"locked", "the buffer");
 }
 
 fn limit(resource: Resource, bytes: u64) {
@@ -196,7 +265,7 @@ fn limit(resource: Resource, bytes: u64) {
     setrlimit(resource, limit).expect("setrlimit");
 }
 
-/// Asking for more than the limit is refused as for any memory; what is granted counts nothing.
+/// Asking for more than the limit is refused as for any memory, and what is granted counts, once.
 fn memlock_limit() {
     let device = fresh(4);
     fork(|_| {
@@ -209,14 +278,23 @@ fn memlock_limit() {
         for _ in 0..3 {
             lock(2).expect("within the limit, again and again");
         }
+        let kib = page() / 1024;
+        assert_eq!(status_kib("VmLck"), 2 * kib);
         let flags = SHARED | MapFlags::LOCKED;
-        let locked = mmap(&device, 0, 4 * page(), RW, flags);
-        assert_eq!(errno(locked), Errno::AGAIN);
-        mmap(&device, 0, page(), RW, flags).expect("MAP_LOCKED within the limit");
-        assert_eq!(status_kib("VmLck"), 0);
+        let map_locked = |pages: usize| mmap(&device, 0, pages * page(), RW, flags);
+        assert_eq!(errno(map_locked(1)), Errno::AGAIN, "the limit is reached");
+        // SAFETY: as above.
+        unsafe { munlock(map.at(0).cast(), page()) }.expect("munlock");
+        assert_eq!(status_kib("VmLck"), kib);
+        assert_eq!(errno(map_locked(2)), Errno::AGAIN);
+        let locked = map_locked(1).expect("MAP_LOCKED within the limit");
+        assert_eq!(status_kib("VmLck"), 2 * kib);
+        assert_eq!(errno(locked.advise(Advice::LinuxDontNeed)), Errno::INVAL);
+        drop(locked);
+        assert_eq!(status_kib("VmLck"), kib);
         limit(Resource::Memlock, 0);
         assert_eq!(errno(lock(1)), Errno::PERM);
-        assert_eq!(errno(mmap(&device, 0, page(), RW, flags)), Errno::PERM);
+        assert_eq!(errno(map_locked(1)), Errno::PERM);
         assert_same(&map.bytes(), &initial(4 * page()), "the mapping");
     })
     .join();
@@ -249,16 +327,19 @@ fn mincore(map: &Map) -> io::Result<Vec<bool>> {
     Ok(resident.iter().map(|byte| byte & 1 != 0).collect())
 }
 
-/// Of a device mincore knows the page table only: what DONTNEED took out is "not in core".
-fn mincore_says_what_is_mapped() {
+/// As of a file that is in memory, mapped or not; past the end there is nothing.
+fn mincore_says_that_all_is_in_memory() {
     let device = fresh(4);
-    for map in [shared(&device, 4), private(&device, 4)] {
-        assert_eq!(mincore(&map), Ok(vec![true; 4]));
+    for mut map in [shared(&device, 4), private(&device, 4)] {
+        assert_eq!(mincore(&map), Ok(vec![true; 4]), "never touched");
+        map.write(page(), b"touched");
+        assert_eq!(mincore(&map), Ok(vec![true; 4]), "touched");
         map.advise_part(page(), 2 * page(), Advice::LinuxDontNeed)
             .expect("madvise");
-        assert_eq!(mincore(&map), Ok(vec![true, false, false, true]));
-        map.read(page(), 1);
-        assert_eq!(mincore(&map), Ok(vec![true, true, false, true]));
+        assert_eq!(mincore(&map), Ok(vec![true; 4]), "out of the page table");
+        map.remap(6 * page(), MremapFlags::MAYMOVE).expect("mremap");
+        let expected = [true, true, true, true, false, false];
+        assert_eq!(mincore(&map), Ok(expected.into()), "past the end");
         map.unmap_part(2 * page(), page()).expect("munmap");
         assert_eq!(mincore(&map), Err(Errno::NOMEM), "with a gap");
     }
@@ -511,8 +592,9 @@ fn a_chroot_with_a_node_of_its_own() {
     });
     child.link.wait();
     assert_same(&map.read(0, 4), b"jail", "through the other node");
-    // Mapped by this process, by the child as it was forked, and through the node in there.
-    assert_eq!(page_count(map.frames()[0].expect("a page")), 3, "one page");
+    // Mapped by this process, and through the node in there. What the child was forked with is not
+    // in its page table, as it has not touched it.
+    assert_eq!(page_count(map.frames()[0].expect("a page")), 2, "one page");
     while futex::wake(map.u32(128), futex::Flags::empty(), 1) != Ok(1) {
         thread::yield_now();
     }

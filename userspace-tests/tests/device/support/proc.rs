@@ -149,6 +149,7 @@ pub const UPTODATE: u64 = 1 << 3;
 pub const WRITEBACK: u64 = 1 << 8;
 pub const ANON: u64 = 1 << 12;
 pub const SWAPBACKED: u64 = 1 << 14;
+pub const MLOCKED: u64 = 1 << 33;
 
 /// What the page frame is used for.
 pub fn page_flags(frame: u64) -> u64 {
