@@ -14,7 +14,8 @@ use crate::{
         module::{fresh, initial},
         open, pattern, pread,
         proc::{
-            ANON, SWAPBACKED, UPTODATE, faults, minor_faults, page_count, page_flags, status_kib,
+            ANON, DIRTY, SWAPBACKED, UNEVICTABLE, UPTODATE, faults, minor_faults, page_count,
+            page_flags, settle_lists, status_kib,
         },
         process::fork,
         pwrite, seccomp,
@@ -91,39 +92,42 @@ fn s2_mmap_creates_a_region() {
     assert_eq!(regions(), 0);
 }
 
-/// For a device whose pages are there anyway, they are in the page table when mmap returns.
+/// A mapping of one page has it in the page table when mmap returns; larger ones get theirs when
+/// they are touched, all at once.
 fn s2_virtual_addresses_lead_to_physical_pages() {
     let device = fresh(4);
     let (map, other) = (
         shared(&device, 4),
-        mmap(&device, 0, 4 * page(), READ, PRIVATE),
+        mmap(&device, 0, 4 * page(), READ, PRIVATE).expect("mmap"),
     );
+    assert_eq!(map.frames(), [None; 4], "before it is touched");
+    map.read(page(), 1);
     let frames = map.frames();
     assert!(frames.iter().all(Option::is_some), "{frames:?}");
-    assert_eq!(
-        frames,
-        other.expect("mmap").frames(),
-        "the same from elsewhere"
-    );
     let all: std::collections::HashSet<_> = frames.iter().collect();
     assert_eq!(all.len(), 4, "a frame for each page");
-    assert_eq!(
-        page_count(frames[0].expect("a page")),
-        1,
-        "one page table entry"
-    );
-    let _third = shared(&device, 1);
-    assert_eq!(page_count(frames[0].expect("a page")), 2, "two of them");
+    let first = frames[0].expect("a page");
+    assert_eq!(page_count(first), 1, "one page table entry");
+    assert_eq!(other.frames(), [None; 4], "not touched itself");
+    other.read(3 * page(), 1);
+    assert_eq!(other.frames(), frames, "the same from elsewhere");
+    assert_eq!(page_count(first), 2, "two entries");
+    let third = shared(&device, 1);
+    assert_eq!(third.frames(), frames[..1], "of one page: at once");
+    assert_eq!(page_count(first), 3, "three of them");
 }
 
-/// The page cache of a file in memory that nobody sees: it has no disk behind it.
+/// The page cache of a file that nobody sees. It has no disk behind it: what is there is dirty for
+/// good, and stays.
 fn s2_the_pages_are_page_cache() {
     let device = fresh(1);
     let (map, copy) = (shared(&device, 1), private(&device, 1));
+    settle_lists();
     let flags = page_flags(map.frames()[0].expect("a page"));
+    let expected = UPTODATE | DIRTY | UNEVICTABLE;
     assert_eq!(
-        flags & (UPTODATE | SWAPBACKED | ANON),
-        UPTODATE | SWAPBACKED,
+        flags & (expected | SWAPBACKED | ANON),
+        expected,
         "{flags:x}"
     );
     copy.write(0, b"mine");
@@ -139,18 +143,27 @@ fn s2_an_access_may_fault_and_the_kernel_brings_the_page() {
     let device = fresh(4);
     let bytes = pattern(2, 4 * page());
     pwrite(0, &bytes);
+    let kernels = shared(&device, 4);
+    kernels.bytes();
     for map in [shared(&device, 4), private(&device, 4)] {
-        let frames = map.frames();
-        map.advise(Advice::LinuxDontNeed).expect("madvise");
-        assert_eq!(map.frames(), [None; 4], "nothing in the page table");
-        // SAFETY: the last byte of the mapping.
-        let faults = minor_faults(|| unsafe {
-            map.at(4 * page() - 1).read_volatile();
-        });
-        assert_eq!(faults, 1);
-        assert_eq!(map.frames(), [None, None, None, frames[3]]);
-        assert_same(&map.bytes(), &bytes, "after the faults");
-        assert_eq!(map.frames(), frames, "the pages of before");
+        for again in [false, true] {
+            assert_eq!(map.frames(), [None; 4], "nothing in the page table");
+            // SAFETY: the last byte of the mapping.
+            let faults = minor_faults(|| unsafe {
+                map.at(4 * page() - 1).read_volatile();
+            });
+            assert_eq!(faults, 1, "again: {again}");
+            assert_eq!(map.frames(), kernels.frames(), "one fault for all of them");
+            let faults = minor_faults(|| {
+                for at in (0..4 * page()).step_by(page()) {
+                    // SAFETY: a byte of the mapping.
+                    unsafe { map.at(at).read_volatile() };
+                }
+            });
+            assert_eq!(faults, 0, "and no more");
+            assert_same(&map.bytes(), &bytes, "after the faults");
+            map.advise(Advice::LinuxDontNeed).expect("madvise");
+        }
     }
 }
 

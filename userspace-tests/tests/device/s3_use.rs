@@ -7,6 +7,7 @@ use rust_mmapdev::Device;
 use rustix::{
     fs::{Mode, OFlags},
     io::{self, Errno},
+    mm::munlock,
     pipe::pipe,
     process::Signal,
 };
@@ -21,6 +22,7 @@ use crate::{
         },
         module::{self, fresh, initial, live_mappings},
         open, pattern, pread,
+        proc::{MLOCKED, page_flags, settle_lists, status_kib},
         process::{Program, assert_dies_of, become_nobody, fork},
         pwrite,
     },
@@ -345,10 +347,13 @@ fn s3_2_flags_shared_validate() {
     assert_eq!(errno(refused), Errno::OPNOTSUPP);
 }
 
-/// Every page of a mapping of the device is in place anyway; a private one is copied ahead.
+/// Every page is in place when mmap returns; a private one that may be written to is copied ahead.
 fn s3_2_flags_populate() {
     let device = fresh(4);
-    let kernels = shared(&device, 4).frames();
+    let map = shared(&device, 4);
+    map.bytes();
+    let kernels = map.frames();
+    assert!(kernels.iter().all(Option::is_some), "{kernels:?}");
     let map = mmap(&device, 0, 4 * page(), RW, SHARED | MapFlags::POPULATE).expect("mmap");
     assert_eq!(map.frames(), kernels);
     let map = mmap(&device, 0, 4 * page(), READ, PRIVATE | MapFlags::POPULATE).expect("mmap");
@@ -360,18 +365,36 @@ fn s3_2_flags_populate() {
     map.bytes();
 }
 
-/// Granted, and moot: the buffer's pages never leave memory, so the kernel counts none as locked.
+/// The pages are there when mmap returns, count as locked, and stay in the page table until they
+/// are unlocked; private ones are copied ahead.
 fn s3_2_flags_locked() {
-    let device = fresh(4);
-    for flags in [SHARED, PRIVATE] {
-        let map = mmap(&device, 0, 4 * page(), RW, flags | MapFlags::LOCKED).expect("mmap");
-        assert!(map.frames().iter().all(Option::is_some), "{flags:?}");
-        assert_eq!(map.smaps_kib("Locked"), 0, "{flags:?}");
-        map.advise(Advice::LinuxDontNeed)
-            .expect("not locked, so this is allowed");
-        assert_same(&map.bytes(), &initial(4 * page()), "the mapping");
+    for pages in [1, 4] {
+        let device = fresh(pages as u64);
+        let all = shared(&device, pages);
+        all.bytes();
+        for flags in [SHARED, PRIVATE] {
+            let len = pages * page();
+            let map = mmap(&device, 0, len, RW, flags | MapFlags::LOCKED).expect("mmap");
+            let frames = map.frames();
+            assert!(frames.iter().all(Option::is_some), "{flags:?} {pages}");
+            let same = frames.iter().zip(all.frames()).filter(|(a, b)| *a == b);
+            let expected = if flags == SHARED { pages } else { 0 };
+            assert_eq!(same.count(), expected, "{flags:?} {pages}");
+            settle_lists();
+            for frame in frames.into_iter().flatten() {
+                assert_ne!(page_flags(frame) & MLOCKED, 0, "{flags:?} {pages}");
+            }
+            assert_eq!(status_kib("VmLck"), len / 1024, "{flags:?} {pages}");
+            let dropped = map.advise(Advice::LinuxDontNeed);
+            assert_eq!(errno(dropped), Errno::INVAL, "{flags:?} {pages}");
+            assert_same(&map.bytes(), &initial(len), "the mapping");
+            // SAFETY: unlocking changes nothing about what the memory holds.
+            unsafe { munlock(map.at(0).cast(), len) }.expect("munlock");
+            assert_eq!(status_kib("VmLck"), 0, "{flags:?} {pages}");
+            map.advise(Advice::LinuxDontNeed).expect("madvise");
+            assert_same(&map.bytes(), &initial(len), "the mapping");
+        }
     }
-    assert_eq!(crate::support::proc::status_kib("VmLck"), 0);
 }
 
 /// Nothing is reserved for shared pages; a private mapping's copies are not counted ahead.

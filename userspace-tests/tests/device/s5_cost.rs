@@ -20,7 +20,9 @@ use crate::{
     harness::{skip, tests},
     support::{
         assert_same,
-        memory::{Advice, Map, MapFlags, PRIVATE, RW, SHARED, mmap, page, private, shared},
+        memory::{
+            Advice, Map, MapFlags, PRIVATE, RW, SHARED, mmap, mmap_at, page, private, shared, table,
+        },
         module::{fresh, initial},
         pattern,
         proc::{minor_faults, status_kib},
@@ -38,28 +40,30 @@ tests![
     s5_2_touch_after_dontneed,
     s5_2_first_touch_after_fork,
     s5_2_populate_takes_the_faults_ahead,
-    s5_2_a_file_faults_where_the_device_does_not,
-    s5_2_page_tables_are_built_by_mmap,
+    s5_2_a_file_faults_more_often,
+    s5_2_page_tables_are_built_when_they_are_needed,
     s5_2_page_tables_go_with_munmap,
     s5_2_munmap_flushes_other_processors_tlbs,
 ];
 
 const PAGES: usize = 16;
 
+/// The faults that a load from each page takes.
 fn load(map: &Map) -> i64 {
     minor_faults(|| {
-        for i in 0..PAGES {
+        for at in (0..map.len()).step_by(page()) {
             // SAFETY: a byte of the mapping.
-            unsafe { map.at(i * page()).read_volatile() };
+            unsafe { map.at(at).read_volatile() };
         }
     })
 }
 
+/// The same for stores.
 fn store(map: &Map) -> i64 {
     minor_faults(|| {
-        for i in 0..PAGES {
+        for at in (0..map.len()).step_by(page()) {
             // SAFETY: a byte of the mapping.
-            unsafe { map.at(i * page()).write_volatile(1) };
+            unsafe { map.at(at).write_volatile(1) };
         }
     })
 }
@@ -101,56 +105,115 @@ fn s5_1_a_mapping_is_used_without_system_calls() {
     assert_eq!(map.u64(128).load(Relaxed), 10_000);
 }
 
-/// "First access of a page that is not loaded faults": these are loaded, by mmap itself.
+/// How many page tables the mapping reaches into.
+fn tables(map: &Map) -> i64 {
+    let start = map.at(0) as usize;
+    ((start + map.len()).div_ceil(table()) - start / table()) as i64
+}
+
+/// "The first access of a page that is not loaded faults": once for all that a page table holds of
+/// a mapping; and never for a mapping of one page, which mmap itself puts in place.
 fn s5_2_first_touch_of_a_shared_page() {
+    for pages in [1, 2, PAGES] {
+        let device = fresh(pages as u64);
+        for touch in [load, store] {
+            let map = shared(&device, pages);
+            let expected = if pages == 1 { 0 } else { tables(&map) };
+            assert_eq!(touch(&map), expected, "{pages} pages");
+            drop(map);
+            // Where there is no page table yet.
+            let map = lonely(&device, 0, pages);
+            let expected = if pages == 1 { 0 } else { 1 };
+            assert_eq!(touch(&map), expected, "{pages} pages alone");
+        }
+    }
     let device = fresh(PAGES as u64);
-    assert_eq!(load(&shared(&device, PAGES)), 0, "loads");
-    assert_eq!(store(&shared(&device, PAGES)), 0, "stores");
+    for touch in [load, store] {
+        let map = lonely(&device, 0, PAGES - 1);
+        assert_eq!(touch(&map), 1, "all but the last page");
+        let len = (PAGES - 1) * page();
+        let map = mmap(&device, page() as u64, len, RW, SHARED).expect("mmap");
+        assert_eq!(touch(&map), tables(&map), "all but the first page");
+    }
+    for touch in [load, store] {
+        let map = lonely(&device, 3, PAGES);
+        assert_eq!(
+            touch(&map),
+            2,
+            "three pages in one table, the others in the next"
+        );
+    }
 }
 
 fn s5_2_first_touch_of_a_private_page() {
+    let device = fresh(1);
+    let own = private(&device, 1);
+    assert_eq!((load(&own), store(&own)), (0, 1), "in place, and a copy");
+    drop((own, device));
     let device = fresh(PAGES as u64);
     let own = private(&device, PAGES);
-    assert_eq!(load(&own), 0, "loads");
-    assert_eq!(store(&own), ALL, "a copy each");
+    assert_eq!(
+        (load(&own), store(&own)),
+        (tables(&own), ALL),
+        "a copy each"
+    );
+    let own = private(&device, PAGES);
+    assert_eq!(store(&own), ALL, "copied at once");
 }
 
 fn s5_2_second_touch() {
     let device = fresh(PAGES as u64);
     for map in [shared(&device, PAGES), private(&device, PAGES)] {
-        map.advise(Advice::LinuxDontNeed).expect("madvise");
         store(&map);
         assert_eq!((load(&map), store(&map)), (0, 0));
     }
 }
 
 fn s5_2_touch_after_dontneed() {
-    let device = fresh(PAGES as u64);
-    let map = shared(&device, PAGES);
-    map.advise(Advice::LinuxDontNeed).expect("madvise");
-    assert_eq!(
-        (load(&map), store(&map)),
-        (ALL, 0),
-        "shared: one fault a page"
-    );
-    let own = private(&device, PAGES);
-    own.advise(Advice::LinuxDontNeed).expect("madvise");
-    assert_eq!(
-        (load(&own), store(&own)),
-        (ALL, ALL),
-        "private: one for the page, one for the copy"
-    );
+    for pages in [1, PAGES] {
+        let device = fresh(pages as u64);
+        let map = shared(&device, pages);
+        store(&map);
+        map.advise(Advice::LinuxDontNeed).expect("madvise");
+        assert_eq!(
+            (load(&map), store(&map)),
+            (tables(&map), 0),
+            "shared: one fault for all"
+        );
+        map.advise(Advice::LinuxDontNeed).expect("madvise");
+        assert_eq!(store(&map), tables(&map), "by stores, too");
+        let own = private(&device, pages);
+        store(&own);
+        own.advise(Advice::LinuxDontNeed).expect("madvise");
+        assert_eq!(
+            (load(&own), store(&own)),
+            (tables(&own), pages as i64),
+            "private: one for all pages, one for each copy"
+        );
+    }
 }
 
-/// fork(2) leaves a file's page table entries to faults, but copies those that a driver made.
+/// fork(2) leaves page table entries to faults where they lead to a file's pages only, and copies
+/// them where a private mapping has pages of its own.
 fn s5_2_first_touch_after_fork() {
-    let device = fresh(PAGES as u64);
-    let (map, own) = (shared(&device, PAGES), private(&device, PAGES));
-    fork(|_| {
-        assert_eq!((load(&map), store(&map)), (0, 0), "shared");
-        assert_eq!((load(&own), store(&own)), (0, ALL), "private");
-    })
-    .join();
+    for pages in [1, PAGES] {
+        let device = fresh(pages as u64);
+        let (map, own) = (shared(&device, pages), private(&device, pages));
+        let copied = private(&device, pages);
+        for map in [&map, &own, &copied] {
+            load(map);
+        }
+        // SAFETY: a byte of the mapping.
+        unsafe { copied.at(0).write_volatile(1) };
+        let all = pages as i64;
+        fork(|_| {
+            assert_eq!((load(&map), store(&map)), (tables(&map), 0), "shared");
+            assert_eq!((load(&own), store(&own)), (tables(&own), all), "private");
+            assert_eq!((load(&copied), store(&copied)), (0, all), "a copy made");
+        })
+        .join();
+        assert_eq!((load(&map), store(&map)), (0, 0), "in the parent");
+    }
 }
 
 fn s5_2_populate_takes_the_faults_ahead() {
@@ -162,28 +225,37 @@ fn s5_2_populate_takes_the_faults_ahead() {
         (shared(&device, PAGES), Advice::LinuxPopulateWrite),
         (shared(&device, PAGES), Advice::LinuxPopulateRead),
     ] {
-        map.advise(Advice::LinuxDontNeed).expect("madvise");
-        map.advise(advice).expect("madvise");
-        assert_eq!(store(&map), 0, "{advice:?}");
+        for _ in 0..2 {
+            map.advise(advice).expect("madvise");
+            assert_eq!(store(&map), 0, "{advice:?}");
+            map.advise(Advice::LinuxDontNeed).expect("madvise");
+        }
     }
 }
 
-/// What the guide says about files is true of files; the device's mmap does that work itself.
-fn s5_2_a_file_faults_where_the_device_does_not() {
-    let device = fresh(PAGES as u64);
+/// What the guide says about files is true of files, page by page where they are written to.
+fn s5_2_a_file_faults_more_often() {
     let file = tmpfs_file(&pattern(2, PAGES * page()));
-    let of_file = mmap(&file, 0, PAGES * page(), RW, SHARED).expect("mmap");
-    let of_device = shared(&device, PAGES);
-    assert!(store(&of_file) > 0, "the file's pages come by faults");
-    assert_eq!(store(&of_device), 0, "the device's pages are there");
+    for pages in [1, PAGES] {
+        let device = fresh(pages as u64);
+        let of_file = mmap(&file, 0, pages * page(), RW, SHARED).expect("mmap");
+        let of_device = shared(&device, pages);
+        let (of_file, of_device) = (store(&of_file), store(&of_device));
+        assert!(
+            of_file > of_device,
+            "{pages} pages: {of_file} of a file, {of_device} of the device"
+        );
+    }
 }
 
 /// An address with no page table near it: nothing of this process is within a terabyte.
 const LONELY: usize = 0x1000_0000_0000;
 
-fn lonely(fd: impl std::os::fd::AsFd) -> Map {
+/// A mapping there, or `before` pages before it.
+fn lonely(fd: impl std::os::fd::AsFd, before: usize, pages: usize) -> Map {
     let flags = SHARED | MapFlags::FIXED_NOREPLACE;
-    crate::support::memory::mmap_at(LONELY, fd, PAGES * page(), RW, flags).expect("mmap")
+    let address = LONELY - before * page();
+    mmap_at(address, fd, pages * page(), RW, flags).expect("mmap")
 }
 
 /// What page tables take up, in KiB.
@@ -197,38 +269,50 @@ fn settled<T>(mut count: impl FnMut() -> T) -> T {
     count()
 }
 
-/// "Creating a mapping has to change the page table": here at once, of a file bit by bit.
-fn s5_2_page_tables_are_built_by_mmap() {
-    let device = fresh(PAGES as u64);
+/// "Creating a mapping has to change the page table": at once for one page, and for more when they
+/// are touched, as a file's.
+fn s5_2_page_tables_are_built_when_they_are_needed() {
+    // What is mapped, and touched, takes of page tables.
+    fn grown(fd: impl std::os::fd::AsFd, pages: usize) -> [usize; 2] {
+        settled(|| {
+            let at_first = page_tables();
+            let map = lonely(&fd, 0, pages);
+            let mapped = page_tables() - at_first;
+            load(&map);
+            [mapped, page_tables() - at_first]
+        })
+    }
     let file = tmpfs_file(&pattern(3, PAGES * page()));
-    let [at_first, file_mapped, file_touched, device_mapped] = settled(|| {
-        let at_first = page_tables();
-        let of_file = lonely(&file);
-        let file_mapped = page_tables();
-        load(&of_file);
-        let file_touched = page_tables();
-        drop(of_file);
-        let _of_device = lonely(&device);
-        [at_first, file_mapped, file_touched, page_tables()]
-    });
-    let table = page() / 1024;
-    assert_eq!(file_mapped, at_first, "a file's: nothing yet");
-    assert!(file_touched >= at_first + table, "a file's, touched");
-    assert!(device_mapped >= at_first + table, "the device's");
+    let device = fresh(PAGES as u64);
+    // At that address, one of each level below the top.
+    let tables = grown(&file, PAGES)[1];
+    assert!(tables >= 2 * page() / 1024, "{tables} KiB");
+    for pages in [1, PAGES] {
+        assert_eq!(grown(&file, pages), [0, tables], "a file's {pages}");
+        let at_once = if pages == 1 { tables } else { 0 };
+        assert_eq!(
+            grown(&device, pages),
+            [at_once, tables],
+            "the device's {pages}"
+        );
+    }
 }
 
 fn s5_2_page_tables_go_with_munmap() {
     let device = fresh(PAGES as u64);
-    for _ in 0..10 {
-        let [before, mapped, after] = settled(|| {
-            let before = page_tables();
-            let map = lonely(&device);
-            let mapped = page_tables();
-            drop(map);
-            [before, mapped, page_tables()]
-        });
-        assert!(mapped > before);
-        assert_eq!(after, before);
+    for pages in [1, PAGES] {
+        for _ in 0..10 {
+            let [before, mapped, after] = settled(|| {
+                let before = page_tables();
+                let map = lonely(&device, 0, pages);
+                load(&map);
+                let mapped = page_tables();
+                drop(map);
+                [before, mapped, page_tables()]
+            });
+            assert!(mapped > before);
+            assert_eq!(after, before);
+        }
     }
 }
 

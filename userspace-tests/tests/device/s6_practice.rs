@@ -52,6 +52,7 @@ tests![
     s6_2_access_that_is_not_allowed_is_sigsegv,
     s6_2_a_stale_pointer_after_mremap_is_sigsegv,
     s6_2_a_stale_pointer_after_a_shrink_is_sigsegv,
+    s6_2_access_past_the_end_after_growing_is_sigbus,
     s6_2_msync_after_a_write,
 ];
 
@@ -517,9 +518,17 @@ extern "C" fn on_signal(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void
 const SEGV_MAPERR: i32 = 1;
 const SEGV_ACCERR: i32 = 2;
 
+const BUS_ADRERR: i32 = 2;
+
 /// `access` of the byte at `address` must end in a SIGSEGV about this address, for this reason.
 #[track_caller]
 fn assert_segv(address: *mut u8, code: i32, access: impl FnOnce(*mut u8)) {
+    assert_signal(libc::SIGSEGV, address, code, access);
+}
+
+/// The same of any signal.
+#[track_caller]
+fn assert_signal(signal: i32, address: *mut u8, code: i32, access: impl FnOnce(*mut u8)) {
     let child = fork(|_| {
         EXPECTED.store(address as usize, Relaxed);
         // SAFETY: the handler fits its flags.
@@ -527,7 +536,7 @@ fn assert_segv(address: *mut u8, code: i32, access: impl FnOnce(*mut u8)) {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = on_signal as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO;
-            let set = libc::sigaction(libc::SIGSEGV, &raw const action, std::ptr::null_mut());
+            let set = libc::sigaction(signal, &raw const action, std::ptr::null_mut());
             assert_eq!(set, 0);
         }
         access(address);
@@ -582,6 +591,24 @@ fn s6_2_a_stale_pointer_after_a_shrink_is_sigsegv() {
     map.remap(page(), MremapFlags::empty()).expect("mremap");
     assert_segv(stale, SEGV_MAPERR, load);
     map.bytes();
+}
+
+/// There is no page past the end of the buffer, where mremap may have grown a mapping to; that is
+/// not said to be a broken page.
+fn s6_2_access_past_the_end_after_growing_is_sigbus() {
+    for pages in [1, 2] {
+        let device = fresh(pages as u64);
+        for flags in [SHARED, PRIVATE] {
+            let mut map = mmap(&device, 0, pages * page(), RW, flags).expect("mmap");
+            map.remap((pages + 2) * page(), MremapFlags::MAYMOVE)
+                .expect("mremap");
+            for at in [pages * page(), (pages + 2) * page() - 1] {
+                assert_signal(libc::SIGBUS, map.at(at), BUS_ADRERR, load);
+                assert_signal(libc::SIGBUS, map.at(at), BUS_ADRERR, store);
+            }
+            map.read(0, pages * page());
+        }
+    }
 }
 
 /// "After writing, msync makes sure": here it may be left out, and is always good.

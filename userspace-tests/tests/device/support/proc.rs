@@ -146,9 +146,11 @@ pub fn page_count(frame: u64) -> u64 {
 
 // Bits of `page_flags`, from <linux/kernel-page-flags.h>.
 pub const UPTODATE: u64 = 1 << 3;
+pub const DIRTY: u64 = 1 << 4;
 pub const WRITEBACK: u64 = 1 << 8;
 pub const ANON: u64 = 1 << 12;
 pub const SWAPBACKED: u64 = 1 << 14;
+pub const UNEVICTABLE: u64 = 1 << 18;
 pub const MLOCKED: u64 = 1 << 33;
 
 /// What the page frame is used for.
