@@ -49,6 +49,7 @@ tests![
     a_load_maps_a_huge_folio_shared,
     a_store_maps_a_huge_folio_shared,
     a_load_maps_a_huge_folio_privately,
+    huge_folios_around_are_mapped_too,
     a_first_store_to_a_private_mapping_copies_one_page,
     no_entries_at_other_addresses,
     nohugepage_is_heeded,
@@ -151,14 +152,14 @@ fn mmap_picks_addresses_for_entries() {
     }
 }
 
-/// Both folios of a mapping are touched once each, in the middle.
+/// Both folios of a mapping are touched, in the middle.
 fn entries_after(touch: impl Fn(&Map, usize), flags: MapFlags) {
     let buffer = Large::new(2, 0);
     let view = buffer.view(0, 0, buffer.len(), flags);
     for i in 1..=2 {
         let faults = minor_faults(|| touch(&view.map, i * table() - 100 * page()));
-        assert_eq!(faults, 1);
-        assert_eq!(view.map.huge_bytes(), i * table());
+        assert!(faults <= 1, "{faults} faults");
+        assert!(view.map.huge_bytes() >= i * table());
     }
     view.check();
 }
@@ -173,6 +174,23 @@ fn a_store_maps_a_huge_folio_shared() {
 
 fn a_load_maps_a_huge_folio_privately() {
     entries_after(Map::load, PRIVATE);
+}
+
+/// As with pages, it is not one fault each. At most two, as it depends on the address which of them
+/// go together.
+fn huge_folios_around_are_mapped_too() {
+    let buffer = Large::new(8, 0);
+    for (flags, touch) in [
+        (SHARED, Map::store_pages as fn(&Map)),
+        (SHARED, Map::load_pages),
+        (PRIVATE, Map::load_pages),
+    ] {
+        let view = buffer.view(0, 0, buffer.len(), flags);
+        let faults = minor_faults(|| touch(&view.map));
+        assert!(faults <= 2, "{faults} faults");
+        assert_eq!(view.map.huge_bytes(), buffer.len());
+        view.check();
+    }
 }
 
 fn a_first_store_to_a_private_mapping_copies_one_page() {
@@ -244,11 +262,13 @@ fn one_fault_for_all_that_a_page_table_maps() {
         for skew in [offset % table, 0, page, 77 * page, table - 2 * page] {
             for (way, flags, touch) in ways {
                 let view = buffer.view(skew, offset, len, flags);
-                let faults = minor_faults(|| touch(&view.map));
-                assert_eq!(
-                    faults,
-                    view.map.tables() as i64,
-                    "{way}: {len:#x} bytes from {offset:#x} on, {skew:#x} past a table's start"
+                let (faults, tables) = (minor_faults(|| touch(&view.map)), view.map.tables() as i64);
+                // Entries that map as much themselves come together.
+                let fewer = faults < tables && view.map.huge_bytes() > 0;
+                assert!(
+                    faults == tables || fewer,
+                    "{faults} faults, {way}: {len:#x} bytes from {offset:#x} on, {skew:#x} past a \
+                     table's start"
                 );
             }
         }
@@ -510,7 +530,7 @@ fn with_every_setting_of_huge_pages() {
             setting.set(value);
             for (flags, touch) in [(SHARED, Map::store_pages as fn(&Map)), (PRIVATE, Map::load_pages)] {
                 let view = buffer.view(0, 0, buffer.len(), flags);
-                assert_eq!(minor_faults(|| touch(&view.map)), 3, "{value}");
+                assert!(minor_faults(|| touch(&view.map)) <= 3, "{value}");
                 view.write_pages(table() - page()..table() + page(), 1);
                 view.drop_pages(5 * page()..7 * page());
                 view.check();

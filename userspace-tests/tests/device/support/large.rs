@@ -224,11 +224,17 @@ impl<'a> View<'a> {
 /// anew for it: when it is unloaded, no page of it is left.
 #[track_caller]
 pub fn leaves_nothing(body: impl FnOnce(&Large)) {
+    leaves_nothing_of(|| Large::new(2, 37), body);
+}
+
+/// The same with the buffer of a module that `load` loads.
+#[track_caller]
+pub fn leaves_nothing_of(load: impl FnOnce() -> Large, body: impl FnOnce(&Large)) {
     /// What caches and lists may keep; a folio that is held is many times that.
     const SLACK: i64 = 32;
     module::unload_if_loaded();
     let before = nobodys_pages();
-    body(&Large::new(2, 37));
+    body(&load());
     assert_eq!(module::references(), 0, "references to the module");
     module::unload().expect("rmmod");
     let left = nobodys_pages() - before;
