@@ -41,7 +41,7 @@ const SIZE: usize = 32 * MIB;
 struct Fragments {
     _blocks: Vec<Map>,
     _pieces: Map,
-    _settings: [Setting; 2],
+    _settings: [Setting; 3],
 }
 
 impl Fragments {
@@ -52,11 +52,12 @@ impl Fragments {
         const PIECES: usize = 112 * MIB;
         const RESERVE: usize = 48 * MIB;
         module::unload_if_loaded();
-        fs::write("/proc/sys/vm/drop_caches", "3").expect("drop_caches");
-        // Compaction leaves locked pages where they are, and nearly all that is free can be taken.
+        // Compaction leaves locked pages where they are, nearly all that is free can be taken, and
+        // no CPU keeps much of it to itself.
         let settings = [
             Setting::new("/proc/sys/vm/compact_unevictable_allowed", "0"),
             Setting::new("/proc/sys/vm/min_free_kbytes", "2048"),
+            Setting::new("/proc/sys/vm/percpu_pagelist_high_fraction", "10000"),
         ];
         let block = |len: usize| {
             let map = skewed(0, len);
@@ -67,6 +68,7 @@ impl Fragments {
                 .expect("MADV_POPULATE_WRITE");
             map
         };
+        fs::write("/proc/sys/vm/drop_caches", "3").expect("drop_caches");
         let rest = (available() as usize).saturating_sub(PIECES + RESERVE);
         let mut blocks = vec![block(rest / huge() * huge())];
         let pieces = memory::anonymous(PIECES / page(), RW, PRIVATE);
@@ -100,7 +102,7 @@ impl Fragments {
 /// A module that was loaded with memory in pieces, as soon as otherwise and without a word of the
 /// kernel about memory.
 fn load_in_pieces(of: usize) -> Device {
-    let limit = Duration::from_secs(if on_debug_kernel() { 50 } else { 5 });
+    let limit = Duration::from_secs(if on_debug_kernel() { 30 } else { 3 });
     let fragments = Fragments::new(of);
     let buddies = fs::read_to_string("/proc/buddyinfo").expect("buddyinfo");
     println!("{buddies}");
@@ -227,13 +229,19 @@ fn compaction_moves_pages_while_threads_store() {
     let map = shared(&buffer.device, SIZE / page());
     map.load_pages();
     let before = map.frames();
+    let mut moved = 0;
     while_threads_store(&buffer, 0..SIZE / page(), |_| {
-        for _ in 0..5 {
+        // It ends early, as it likes.
+        for round in 0..20 {
             fs::write("/proc/sys/vm/compact_memory", "1").expect("compact_memory");
+            map.load_pages();
+            let frames = map.frames().into_iter();
+            moved = frames.zip(&before).filter(|(a, b)| a != *b).count();
+            if round > 2 && moved > 0 {
+                break;
+            }
         }
     });
-    map.load_pages();
-    let moved = map.frames().iter().zip(&before).filter(|(a, b)| a != b).count();
     println!("{moved} pages have moved");
     assert!(moved > 0, "no page has moved");
 }
