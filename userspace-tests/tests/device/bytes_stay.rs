@@ -13,9 +13,7 @@ use std::{
 
 use rust_mmapdev::{Access, Device};
 use rustix::{
-    fs::{
-        FileType, Mode, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, mknodat, stat,
-    },
+    fs::{FileType, Mode, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, mknodat, stat},
     io::Errno,
     process::Signal,
 };
@@ -126,7 +124,11 @@ fn through_pageout_and_cold() {
     let views = BOTH.map(|flags| buffer.in_place(flags));
     views[1].write_pages(0..5 * page(), 1);
     for advice in [Advice::LinuxCold, Advice::LinuxPageOut] {
-        for part in [0..buffer.len(), 3 * page()..9 * page(), table() / 2..2 * table()] {
+        for part in [
+            0..buffer.len(),
+            3 * page()..9 * page(),
+            table() / 2..2 * table(),
+        ] {
             for view in &views {
                 view.map
                     .advise_part(part.start, part.len(), advice)
@@ -331,7 +333,13 @@ fn it_is_no_memory_for_udmabuf() {
         size: table() as u64,
     };
     // SAFETY: the structure is the call's.
-    let result = unsafe { libc::ioctl(udmabuf.as_raw_fd(), UDMABUF_CREATE.into(), &raw const create) };
+    let result = unsafe {
+        libc::ioctl(
+            udmabuf.as_raw_fd(),
+            UDMABUF_CREATE.into(),
+            &raw const create,
+        )
+    };
     assert!(result < 0, "it takes the device for a memfd");
     buffer.check();
 }

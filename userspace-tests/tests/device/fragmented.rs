@@ -16,8 +16,8 @@ use crate::{
         assert_same,
         large::{BOTH, Large, leaves_nothing_of},
         memory::{
-            self, Advice, Map, MprotectFlags, PRIVATE, RW, SHARED, huge, page, shared,
-            skewed, table,
+            self, Advice, Map, MprotectFlags, PRIVATE, RW, SHARED, huge, page, shared, skewed,
+            table,
         },
         module::{self, Log, Renew, fdinfo, initial},
         pread,
@@ -132,7 +132,9 @@ fn folios(device: &Device) -> usize {
     let map = shared(device, SIZE / page());
     map.load_pages();
     let frames = map.frames().into_iter().flatten();
-    frames.filter(|frame| page_flags(*frame) & TAIL == 0).count()
+    frames
+        .filter(|frame| page_flags(*frame) & TAIL == 0)
+        .count()
 }
 
 fn a_load_without_huge_folios() {

@@ -262,7 +262,8 @@ fn one_fault_for_all_that_a_page_table_maps() {
         for skew in [offset % table, 0, page, 77 * page, table - 2 * page] {
             for (way, flags, touch) in ways {
                 let view = buffer.view(skew, offset, len, flags);
-                let (faults, tables) = (minor_faults(|| touch(&view.map)), view.map.tables() as i64);
+                let (faults, tables) =
+                    (minor_faults(|| touch(&view.map)), view.map.tables() as i64);
                 // Entries that map as much themselves come together.
                 let fewer = faults < tables && view.map.huge_bytes() > 0;
                 assert!(
@@ -528,7 +529,10 @@ fn with_every_setting_of_huge_pages() {
         let setting = Setting::new("/sys/kernel/mm/transparent_hugepage/enabled", "always");
         for value in ["never", "madvise", "always"] {
             setting.set(value);
-            for (flags, touch) in [(SHARED, Map::store_pages as fn(&Map)), (PRIVATE, Map::load_pages)] {
+            for (flags, touch) in [
+                (SHARED, Map::store_pages as fn(&Map)),
+                (PRIVATE, Map::load_pages),
+            ] {
                 let view = buffer.view(0, 0, buffer.len(), flags);
                 assert!(minor_faults(|| touch(&view.map)) <= 3, "{value}");
                 view.write_pages(table() - page()..table() + page(), 1);
@@ -549,14 +553,29 @@ fn populated_memory_takes_no_fault() {
     let ways: [(&str, MapFlags, Option<Advice>, bool); 6] = [
         ("MAP_POPULATE", MapFlags::POPULATE, None, false),
         ("MAP_LOCKED", MapFlags::LOCKED, None, false),
-        ("populate, read", MapFlags::empty(), Some(Advice::LinuxPopulateRead), false),
-        ("populate, write", MapFlags::empty(), Some(Advice::LinuxPopulateWrite), false),
+        (
+            "populate, read",
+            MapFlags::empty(),
+            Some(Advice::LinuxPopulateRead),
+            false,
+        ),
+        (
+            "populate, write",
+            MapFlags::empty(),
+            Some(Advice::LinuxPopulateWrite),
+            false,
+        ),
         ("mlock", MapFlags::empty(), None, true),
         ("mlock of what is there", MapFlags::POPULATE, None, true),
     ];
     leaves_nothing(|buffer| {
         for (way, more, advice, lock) in ways {
-            for (flags, skew) in [(SHARED, 0), (SHARED, page()), (PRIVATE, 0), (PRIVATE, page())] {
+            for (flags, skew) in [
+                (SHARED, 0),
+                (SHARED, page()),
+                (PRIVATE, 0),
+                (PRIVATE, page()),
+            ] {
                 let view = buffer.view(skew, 0, buffer.len(), flags | more);
                 if let Some(advice) = advice {
                     view.map.advise(advice).expect(way);
@@ -705,8 +724,9 @@ fn vmsplice_across_folios() {
                 let (start, len) = (border - 7 * page(), 14 * page());
                 let (receiver, sender) = pipe().expect("pipe");
                 // SAFETY: the pages stay as they are until they are read from the pipe.
-                let n =
-                    unsafe { vmsplice(&sender, &[raw(&view.map, start, len)], SpliceFlags::empty()) };
+                let n = unsafe {
+                    vmsplice(&sender, &[raw(&view.map, start, len)], SpliceFlags::empty())
+                };
                 assert_eq!(n, Ok(len));
                 let found = read_exactly(&receiver, len);
                 assert_same(&found, &buffer.expected(start, len), "from the pipe");
@@ -737,7 +757,8 @@ fn process_vm_of_another_process() {
                 let mut found = vec![0; len];
                 let [local, remote] = vectors(&mut found, address);
                 // SAFETY: the local vector describes `found`.
-                let n = system_call(unsafe { libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) });
+                let n =
+                    system_call(unsafe { libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) });
                 assert_eq!(n, Ok(len));
                 assert_same(&found, &buffer.expected(0, len), "the other's memory");
 
@@ -745,7 +766,8 @@ fn process_vm_of_another_process() {
                 let mut bytes = vec![b'w'; 5 * page()];
                 let [local, remote] = vectors(&mut bytes, address + place);
                 // SAFETY: the local vector describes `bytes`.
-                let n = system_call(unsafe { libc::process_vm_writev(pid, &local, 1, &remote, 1, 0) });
+                let n =
+                    system_call(unsafe { libc::process_vm_writev(pid, &local, 1, &remote, 1, 0) });
                 assert_eq!(n, Ok(5 * page()));
                 if flags == SHARED {
                     buffer.changed(place, &bytes);
@@ -824,9 +846,17 @@ fn smaps_and_pagemap() {
     assert_eq!(map.smaps_sum(&["Rss"]), buffer.len());
     let private = map.smaps_sum(&["Private_Clean", "Private_Dirty"]);
     assert_eq!(private, buffer.len(), "nobody else has it");
-    let frames: Vec<_> = map.frames().into_iter().map(|frame| frame.expect("a frame")).collect();
+    let frames: Vec<_> = map
+        .frames()
+        .into_iter()
+        .map(|frame| frame.expect("a frame"))
+        .collect();
     for folio in frames.chunks_exact(table() / page()) {
-        assert!((folio[0]..).zip(folio).all(|(frame, found)| frame == *found));
+        assert!(
+            (folio[0]..)
+                .zip(folio)
+                .all(|(frame, found)| frame == *found)
+        );
     }
     let other = mmap_skewed(page(), &buffer.device, 0, buffer.len(), READ, PRIVATE);
     other.load_pages();

@@ -108,7 +108,9 @@ fn soft_offline_of_a_page_in_a_huge_folio() {
     view.write(at + 8, b"written");
     view.check();
     let after = view.map.frames();
-    let moved: Vec<_> = (0..after.len()).filter(|&i| after[i] != before[i]).collect();
+    let moved: Vec<_> = (0..after.len())
+        .filter(|&i| after[i] != before[i])
+        .collect();
     assert_eq!(moved, [at / page()]);
     assert_eq!(fdinfo(&buffer.device, "huge_size") as usize, table());
     assert_eq!(view.map.huge_bytes(), table(), "the other folio");
@@ -282,7 +284,12 @@ fn a_futex_waits_through_moves() {
     child.link.wait();
     let syscall = format!("/proc/{}/syscall", child.pid);
     let number = libc::SYS_futex.to_string();
-    while fs::read_to_string(&syscall).expect("syscall").split(' ').next() != Some(&number) {
+    while fs::read_to_string(&syscall)
+        .expect("syscall")
+        .split(' ')
+        .next()
+        != Some(&number)
+    {
         thread::yield_now();
     }
     let before = frame(&map, at);
@@ -307,7 +314,9 @@ fn copies_of_the_kernel_through_moves() {
             while !stop.load(Relaxed) || rounds < 2 {
                 pwrite(0, &bytes);
                 assert_same(&pread(0, len), &bytes, "what was written");
-                Device::open(Access::ReadWrite).and_then(|device| device.clear()).expect("CLEAR");
+                Device::open(Access::ReadWrite)
+                    .and_then(|device| device.clear())
+                    .expect("CLEAR");
                 assert_same(&pread(0, len), &zeros, "what was cleared");
                 rounds += 1;
             }

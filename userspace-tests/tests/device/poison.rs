@@ -180,7 +180,8 @@ fn touch_it_all_ways(len: usize, at: usize) {
         for (how, touch) in touches {
             let who = format!("{flags:?}, mapped afterwards, {how}");
             Toucher::new(map(flags, 0, false), at, touch).gets_a_sigbus(&who);
-            let only = move || mmap(open(OFlags::RDWR), at as u64, page(), RW, flags).expect("mmap");
+            let only =
+                move || mmap(open(OFlags::RDWR), at as u64, page(), RW, flags).expect("mmap");
             let who = format!("{flags:?}, that page alone, {how}");
             Toucher::new(only, 0, touch).gets_a_sigbus(&who);
         }
@@ -318,11 +319,21 @@ fn splice_and_sendfile_end_there() {
     let mut position = start as u64;
     let n = sendfile(&file, device, Some(&mut position), 8 * page());
     assert_eq!(n, Ok(3 * page()));
-    assert_eq!(errno(sendfile(&file, device, Some(&mut position), 1)), Errno::IO);
+    assert_eq!(
+        errno(sendfile(&file, device, Some(&mut position), 1)),
+        Errno::IO
+    );
 
     let bytes = vec![b's'; page()];
     assert_eq!(io::write(&sender, &bytes), Ok(page()));
-    let n = splice(&receiver, None, device, Some(&mut (bad as u64)), page(), SpliceFlags::empty());
+    let n = splice(
+        &receiver,
+        None,
+        device,
+        Some(&mut (bad as u64)),
+        page(),
+        SpliceFlags::empty(),
+    );
     assert_eq!(errno(n), Errno::IO);
     check_others(&buffer, bad);
 }
@@ -402,8 +413,12 @@ fn mappings_of_it_can_be_changed() {
         let len = 4 * page();
         map.protect_part(bad - page(), len, MprotectFlags::READ)
             .expect("mprotect");
-        map.protect_part(bad - page(), len, MprotectFlags::READ | MprotectFlags::WRITE)
-            .expect("mprotect");
+        map.protect_part(
+            bad - page(),
+            len,
+            MprotectFlags::READ | MprotectFlags::WRITE,
+        )
+        .expect("mprotect");
         // SAFETY: nothing changes in the memory.
         unsafe { msync(map.at(0).cast(), map.len(), rustix::mm::MsyncFlags::SYNC) }.expect("msync");
         map.advise(Advice::LinuxCold).expect("MADV_COLD");

@@ -214,7 +214,11 @@ impl<'a> View<'a> {
                 copies: RefCell::new(inside.collect()),
             }
         };
-        let pieces = (piece(0..part.start), piece(part.clone()), piece(part.end..end));
+        let pieces = (
+            piece(0..part.start),
+            piece(part.clone()),
+            piece(part.end..end),
+        );
         forget(self.map);
         pieces
     }

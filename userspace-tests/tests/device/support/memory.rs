@@ -7,8 +7,8 @@ use std::{
     fs::{self, File},
     hint::black_box,
     mem::ManuallyDrop,
-    os::{fd::AsFd, unix::fs::FileExt},
     ops::Range,
+    os::{fd::AsFd, unix::fs::FileExt},
     ptr,
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };

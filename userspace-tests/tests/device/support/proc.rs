@@ -104,7 +104,9 @@ impl Setting {
     pub fn new(path: &'static str, value: &str) -> Self {
         let text = fs::read_to_string(path).expect(path);
         // Of several words, the one in brackets holds.
-        let chosen = text.split_once('[').and_then(|(_, end)| end.split_once(']'));
+        let chosen = text
+            .split_once('[')
+            .and_then(|(_, end)| end.split_once(']'));
         let before = chosen.map_or(text.as_str(), |(word, _)| word).to_owned();
         let this = Self { path, before };
         this.set(value);
