@@ -52,7 +52,7 @@ tests![
 
 const NO_FLAGS: SpliceFlags = SpliceFlags::empty();
 
-fn read_exactly(fd: impl AsFd, len: usize) -> Vec<u8> {
+pub fn read_exactly(fd: impl AsFd, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut done = 0;
     while done < len {
@@ -193,7 +193,7 @@ fn sendfile_to_the_device() {
 }
 
 /// A part of a mapping, for calls that take addresses.
-fn raw(map: &Map, offset: usize, len: usize) -> IoSliceRaw<'static> {
+pub fn raw(map: &Map, offset: usize, len: usize) -> IoSliceRaw<'static> {
     // SAFETY: the address is for the kernel only, while `map` is alive.
     IoSliceRaw::from_slice(unsafe { &*ptr::from_ref(map.as_slice(offset, len)) })
 }
@@ -235,7 +235,7 @@ fn vmsplice_to_a_mapping() {
     }
 }
 
-fn vectors(bytes: &mut [u8], address: usize) -> [libc::iovec; 2] {
+pub fn vectors(bytes: &mut [u8], address: usize) -> [libc::iovec; 2] {
     let iov_len = bytes.len();
     [
         libc::iovec {
@@ -288,7 +288,7 @@ fn process_vm_writev_to_another_process() {
 }
 
 /// A file in the VM's only kind of file system, opened with O_DIRECT.
-fn direct_file() -> OwnedFd {
+pub fn direct_file() -> OwnedFd {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::DIRECT | OFlags::CLOEXEC;
     rustix::fs::open("/tmp/direct", flags, Mode::RUSR | Mode::WUSR).expect("open with O_DIRECT")
 }

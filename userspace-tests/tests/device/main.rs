@@ -12,6 +12,7 @@
 mod harness;
 mod support;
 
+mod bytes_stay;
 mod capacity;
 mod client;
 mod content;
@@ -21,9 +22,11 @@ mod examples;
 mod failnth;
 mod fault;
 mod fdinfo;
+mod fragmented;
 mod fsx;
 mod futex;
 mod hostile;
+mod huge;
 mod io;
 mod ioctl;
 mod kunit;
@@ -31,8 +34,10 @@ mod lifecycle;
 mod locks;
 mod mmap;
 mod model;
+mod moving;
 mod open;
 mod pages;
+mod poison;
 mod posix;
 mod processes;
 mod programs;
@@ -59,6 +64,7 @@ use support::process::Role;
 
 /// Every file with tests.
 const TESTS: &[&[Test]] = &[
+    bytes_stay::TESTS,
     capacity::TESTS,
     client::TESTS,
     content::TESTS,
@@ -68,9 +74,11 @@ const TESTS: &[&[Test]] = &[
     failnth::TESTS,
     fault::TESTS,
     fdinfo::TESTS,
+    fragmented::TESTS,
     fsx::TESTS,
     futex::TESTS,
     hostile::TESTS,
+    huge::TESTS,
     io::TESTS,
     ioctl::TESTS,
     kunit::TESTS,
@@ -78,8 +86,10 @@ const TESTS: &[&[Test]] = &[
     locks::TESTS,
     mmap::TESTS,
     model::TESTS,
+    moving::TESTS,
     open::TESTS,
     pages::TESTS,
+    poison::TESTS,
     posix::TESTS,
     processes::TESTS,
     programs::TESTS,

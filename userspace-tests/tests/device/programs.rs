@@ -29,8 +29,8 @@ use crate::{
         memory::{Advice, Map, MapFlags, PRIVATE, READ, RW, SHARED, mmap, page, private, shared},
         module::{fresh, initial, live_mappings, references},
         open, pattern, pread,
-        proc::{page_count, status_kib},
-        process::{assert_dies_of, become_nobody, fork},
+        proc::{Setting, page_count, status_kib},
+        process::{Link, assert_dies_of, become_nobody, fork},
         pwrite, seccomp, system_call,
     },
 };
@@ -320,7 +320,7 @@ fn address_space_limit_of_one_more_page() {
     .join();
 }
 
-fn mincore(map: &Map) -> io::Result<Vec<bool>> {
+pub fn mincore(map: &Map) -> io::Result<Vec<bool>> {
     let mut resident = vec![0; map.len().div_ceil(page())];
     // SAFETY: `resident` has a byte for each page.
     system_call(unsafe { libc::mincore(map.at(0).cast(), map.len(), resident.as_mut_ptr()) })?;
@@ -346,7 +346,7 @@ fn mincore_says_that_all_is_in_memory() {
 }
 
 /// The bytes at `address` in a core dump, if they are in it.
-fn in_core(core: &File, address: u64, len: usize) -> Option<Vec<u8>> {
+pub fn in_core(core: &File, address: u64, len: usize) -> Option<Vec<u8>> {
     let number = |at: u64, len: usize| {
         let mut bytes = [0; 8];
         core.read_exact_at(&mut bytes[..len], at).expect("the core");
@@ -366,24 +366,13 @@ fn in_core(core: &File, address: u64, len: usize) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// With the filter that asks for all kinds of memory: what is mapped, as this process saw it.
-fn a_core_dump_has_the_mappings() {
-    const PATTERN: &str = "/proc/sys/kernel/core_pattern";
-    let before = fs::read_to_string(PATTERN).expect(PATTERN);
-    fs::write(PATTERN, "/tmp/core").expect(PATTERN);
-    fresh(1);
-    let bytes = pattern(1, page());
-    pwrite(0, &bytes);
+/// A core dump with all kinds of memory, of a child that aborts while it keeps what `body` returns;
+/// and what `body` has sent.
+pub fn core_dump<T, const N: usize>(body: impl FnOnce(&Link) -> T) -> (File, [u64; N]) {
+    const CORE: &str = "/tmp/core";
+    let _pattern = Setting::new("/proc/sys/kernel/core_pattern", CORE);
     let child = fork(|link| {
-        let device = open(OFlags::RDWR);
-        let (all, own) = (shared(&device, 1), private(&device, 1));
-        let (absent, hidden) = (shared(&device, 1), shared(&device, 1));
-        own.write(0, b"mine");
-        absent.advise(Advice::LinuxDontNeed).expect("madvise");
-        hidden.advise(Advice::LinuxDontDump).expect("madvise");
-        for map in [&all, &own, &absent, &hidden] {
-            link.send(map.at(0) as u64);
-        }
+        let _kept = body(link);
         fs::write("/proc/self/coredump_filter", "0x7f").expect("coredump_filter");
         let none = Rlimit {
             current: None,
@@ -392,12 +381,32 @@ fn a_core_dump_has_the_mappings() {
         setrlimit(Resource::Core, none).expect("setrlimit");
         std::process::abort();
     });
-    let addresses = [(); 4].map(|()| child.link.receive());
+    let sent = [(); N].map(|()| child.link.receive());
     child.dies_of(Signal::ABORT);
-    fs::write(PATTERN, before).expect(PATTERN);
-    let core = File::open("/tmp/core").expect("a core dump");
-    let found = addresses.map(|address| in_core(&core, address, page()));
-    fs::remove_file("/tmp/core").expect("remove");
+    let core = File::open(CORE).expect("a core dump");
+    fs::remove_file(CORE).expect("remove");
+    (core, sent)
+}
+
+/// With the filter that asks for all kinds of memory: what is mapped, as this process saw it.
+fn a_core_dump_has_the_mappings() {
+    fresh(1);
+    let bytes = pattern(1, page());
+    pwrite(0, &bytes);
+    let (core, addresses) = core_dump(|link| {
+        let device = open(OFlags::RDWR);
+        let (all, own) = (shared(&device, 1), private(&device, 1));
+        let (absent, hidden) = (shared(&device, 1), shared(&device, 1));
+        own.write(0, b"mine");
+        absent.advise(Advice::LinuxDontNeed).expect("madvise");
+        hidden.advise(Advice::LinuxDontDump).expect("madvise");
+        let maps = [all, own, absent, hidden];
+        for map in &maps {
+            link.send(map.at(0) as u64);
+        }
+        maps
+    });
+    let found: [_; 4] = addresses.map(|address| in_core(&core, address, page()));
     let of = |i: usize| found[i].as_deref().expect("a segment with its bytes");
     assert_same(of(0), &bytes, "shared");
     assert_same(&of(1)[..4], b"mine", "private");

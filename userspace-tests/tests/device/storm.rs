@@ -6,12 +6,11 @@
 //! The seed decides what each worker does, one operation after the other; when, the scheduler does.
 
 mod ledger;
-mod pressure;
+pub mod pressure;
 mod worker;
 
 use std::{
     any::Any,
-    fs,
     ops::Range,
     sync::atomic::Ordering::SeqCst,
     thread,
@@ -36,7 +35,7 @@ use crate::{
         memory::{page, private, shared},
         module::{self, initial, live_mappings, references},
         open, pread,
-        proc::{available, meminfo, nobodys_pages},
+        proc::{available, meminfo, nobodys_pages, vmstat},
         pwrite, system_call,
     },
 };
@@ -113,7 +112,7 @@ struct Storm {
     refused: u64,
     replugged: u64,
     /// Processes that the OOM killer has ended before, whatever it was out of.
-    oom_kills: u64,
+    oom_kills: i64,
 }
 
 impl Storm {
@@ -132,7 +131,7 @@ impl Storm {
             killed: 0,
             refused: 0,
             replugged: 0,
-            oom_kills: vm_oom_kills(),
+            oom_kills: vmstat("oom_kill"),
         }
     }
 
@@ -371,7 +370,7 @@ impl Storm {
     {} calls failed for want of memory; {} insmods and rmmods refused; a CPU went and came {} times
     {} cells compared, {} not, as somebody was storing to them",
             self.brief(),
-            vm_oom_kills() - self.oom_kills - in_cgroup,
+            vmstat("oom_kill") - self.oom_kills - in_cgroup as i64,
             made.join(", "),
             common.refused.load(SeqCst),
             self.refused,
@@ -400,15 +399,6 @@ impl Storm {
 /// The workers of a process.
 fn slots(process: usize) -> Range<usize> {
     process * THREADS..(process + 1) * THREADS
-}
-
-/// Processes that the OOM killer has ended since boot.
-fn vm_oom_kills() -> u64 {
-    let vmstat = fs::read_to_string("/proc/vmstat").expect("vmstat");
-    let line = vmstat
-        .lines()
-        .find_map(|line| line.strip_prefix("oom_kill "));
-    line.expect("oom_kill").parse().expect("a number")
 }
 
 /// What a storm must not take for good.

@@ -27,12 +27,12 @@ tests![
     fixed_buffers_in_a_shared_mapping,
 ];
 
-fn ring() -> IoUring {
+pub fn ring() -> IoUring {
     IoUring::new(4).expect("io_uring_setup")
 }
 
 /// Submits one entry, and returns its result.
-fn run(ring: &mut IoUring, entry: &squeue::Entry) -> Result<usize, Errno> {
+pub fn run(ring: &mut IoUring, entry: &squeue::Entry) -> Result<usize, Errno> {
     // SAFETY: the entry's buffers live until its completion, which is waited for here.
     unsafe { ring.submission().push(entry).expect("room for an entry") };
     ring.submit_and_wait(1).expect("io_uring_enter");
@@ -133,7 +133,7 @@ fn reads_into_a_mapping_of_the_device() {
     assert_same(&pread(page() as u64, page()), &bytes, "the second page");
 }
 
-fn register(ring: &IoUring, map: &Map) {
+pub fn register(ring: &IoUring, map: &Map) {
     let iov_base = map.at(0).cast();
     let buffers = [libc::iovec {
         iov_base,

@@ -5,10 +5,12 @@
 use std::{
     ffi::c_void,
     fs::{self, File},
+    hint::black_box,
     mem::ManuallyDrop,
+    ops::Range,
     os::{fd::AsFd, unix::fs::FileExt},
     ptr,
-    sync::atomic::{AtomicU32, AtomicU64},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
 pub use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
@@ -17,6 +19,9 @@ use rustix::{
     mm::{self, MremapFlags},
     param::page_size,
 };
+
+use super::proc::vma_range;
+use crate::harness::skip;
 
 pub const READ: ProtFlags = ProtFlags::READ;
 pub const WRITE: ProtFlags = ProtFlags::WRITE;
@@ -33,6 +38,15 @@ pub fn page() -> usize {
 /// What a page table maps, and so an entry of the table above it, in bytes: 2 MiB with 4 KiB pages.
 pub fn table() -> usize {
     page() / size_of::<u64>() * page()
+}
+
+/// The same. Skips the test where the kernel maps nothing by such entries.
+pub fn huge() -> usize {
+    let Ok(size) = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size") else {
+        skip("this kernel has no transparent huge pages")
+    };
+    assert_eq!(size.trim().parse(), Ok(table()));
+    table()
 }
 
 /// A range of mapped memory, unmapped when dropped.
@@ -67,13 +81,53 @@ pub fn mmap_at(
     prot: ProtFlags,
     flags: MapFlags,
 ) -> io::Result<Map> {
+    mmap_there(address, fd, 0, len, prot, flags)
+}
+
+fn mmap_there(
+    address: usize,
+    fd: impl AsFd,
+    offset: u64,
+    len: usize,
+    prot: ProtFlags,
+    flags: MapFlags,
+) -> io::Result<Map> {
     let wish = ptr::without_provenance_mut(address);
     // SAFETY: as the caller says.
-    let start = unsafe { mm::mmap(wish, len, prot, flags, fd, 0) }?;
+    let start = unsafe { mm::mmap(wish, len, prot, flags, fd, offset) }?;
     Ok(Map {
         start: start.cast(),
         len,
     })
+}
+
+/// mmap(2) at an address that is `skew` bytes past a multiple of [`table`].
+#[track_caller]
+pub fn mmap_skewed(
+    skew: usize,
+    fd: impl AsFd,
+    offset: u64,
+    len: usize,
+    prot: ProtFlags,
+    flags: MapFlags,
+) -> Map {
+    let address = skewed(skew, len).at(0) as usize;
+    let flags = flags | MapFlags::FIXED_NOREPLACE;
+    mmap_there(address, fd, offset, len, prot, flags).expect("mmap at a free address")
+}
+
+/// Anonymous memory at such an address.
+pub fn skewed(skew: usize, len: usize) -> Map {
+    let room = anonymous((len + 2 * table()) / page(), ProtFlags::empty(), PRIVATE);
+    let start = (room.at(0) as usize).next_multiple_of(table()) + skew - room.at(0) as usize;
+    for (offset, len) in [(0, start), (start + len, room.len - start - len)] {
+        if len > 0 {
+            room.unmap_part(offset, len).expect("munmap");
+        }
+    }
+    let map = room.part(start, len);
+    std::mem::forget(room);
+    map
 }
 
 /// The first `pages` pages of the buffer, shared, for reading and writing.
@@ -312,10 +366,82 @@ impl Map {
             .expect("a number")
     }
 
-    /// The page frame behind each page of the mapping, where one is in the page table.
-    pub fn frames(&self) -> Vec<Option<u64>> {
-        const PRESENT: u64 = 1 << 63;
-        const FRAME: u64 = (1 << 55) - 1;
+    /// Sum of fields of smaps over all the VMAs in the range, in bytes.
+    pub fn smaps_sum(&self, fields: &[&str]) -> usize {
+        let Range { start, end } = self.start as usize..self.start as usize + self.len;
+        let smaps = fs::read_to_string("/proc/self/smaps").expect("smaps");
+        let (mut inside, mut kib) = (false, 0);
+        for line in smaps.lines() {
+            match line.split_once(':') {
+                Some((field, value)) if fields.contains(&field) && inside => {
+                    let value = value.trim().strip_suffix(" kB").expect("kB");
+                    kib += value.parse::<usize>().expect("a number");
+                }
+                Some((field, _)) if !field.contains(' ') => {}
+                _ => {
+                    let vma = vma_range(line);
+                    inside = vma.start < end && start < vma.end;
+                }
+            }
+        }
+        kib * 1024
+    }
+
+    /// How many bytes are mapped by entries of the table above the page tables.
+    pub fn huge_bytes(&self) -> usize {
+        self.smaps_sum(&["FilePmdMapped", "ShmemPmdMapped"])
+    }
+
+    /// How many page tables it reaches into, or entries for that much.
+    pub fn tables(&self) -> usize {
+        let (start, end) = (self.start as usize, self.start as usize + self.len);
+        end.div_ceil(table()) - start / table()
+    }
+
+    /// Loads a byte.
+    pub fn load(&self, offset: usize) {
+        assert!(offset < self.len);
+        // SAFETY: a byte of the mapping; where it is not readable the test is to die.
+        unsafe { self.at(offset).read_volatile() };
+    }
+
+    /// Loads a byte of each page.
+    pub fn load_pages(&self) {
+        for offset in (0..self.len).step_by(page()) {
+            self.load(offset);
+        }
+    }
+
+    /// Stores to a word what it holds.
+    pub fn store(&self, offset: usize) {
+        // The compiler must not know that it is 0, or it leaves it out.
+        self.u64(offset).fetch_add(black_box(0), Relaxed);
+    }
+
+    /// Stores to each page what it holds.
+    pub fn store_pages(&self) {
+        for offset in (0..self.len).step_by(page()) {
+            self.store(offset);
+        }
+    }
+
+    /// Where it first differs from the whole pages of `expected`, from `offset` on. Takes no memory.
+    pub fn difference(&self, offset: usize, expected: &[u8]) -> Option<usize> {
+        const WORD: usize = size_of::<u64>();
+        assert!(offset % WORD == 0 && expected.len() % WORD == 0);
+        assert!(offset + expected.len() <= self.len);
+        let start = self.at(offset).cast::<u64>();
+        let mut words = expected.chunks_exact(WORD).enumerate();
+        let (i, _) = words.find(|&(i, word)| {
+            // SAFETY: in the mapping; where it is not readable the test is to die.
+            let found = unsafe { start.wrapping_add(i).read_volatile() };
+            found.to_ne_bytes() != *word
+        })?;
+        Some(offset + i * WORD)
+    }
+
+    /// The entry of each page in /proc/self/pagemap.
+    pub fn pagemap(&self) -> Vec<u64> {
         let pagemap = File::open("/proc/self/pagemap").expect("pagemap");
         (0..self.len.div_ceil(page()))
             .map(|i| {
@@ -324,9 +450,18 @@ impl Map {
                 pagemap
                     .read_exact_at(&mut entry, index * 8)
                     .expect("pagemap");
-                let entry = u64::from_ne_bytes(entry);
-                (entry & PRESENT != 0).then_some(entry & FRAME)
+                u64::from_ne_bytes(entry)
             })
+            .collect()
+    }
+
+    /// The page frame behind each page of the mapping, where one is in the page table.
+    pub fn frames(&self) -> Vec<Option<u64>> {
+        const PRESENT: u64 = 1 << 63;
+        const FRAME: u64 = (1 << 55) - 1;
+        let entries = self.pagemap().into_iter();
+        entries
+            .map(|entry| (entry & PRESENT != 0).then_some(entry & FRAME))
             .collect()
     }
 }

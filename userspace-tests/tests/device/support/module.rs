@@ -53,6 +53,16 @@ pub fn reload(parameters: &str) {
     load(parameters).unwrap_or_else(|err| panic!("insmod {parameters}: {err}"));
 }
 
+/// Unloads the module when dropped, whatever has become of its pages: the next test is to get others.
+pub struct Renew;
+
+impl Drop for Renew {
+    fn drop(&mut self) {
+        // A test that panics may hold it.
+        let _ = unload();
+    }
+}
+
 /// Descriptors and mappings that keep the module loaded; 0 when it is not.
 pub fn references() -> i64 {
     match fs::read_to_string(format!("{SYSFS}/refcnt")) {
