@@ -86,6 +86,42 @@ pub fn meminfo(field: &str) -> i64 {
     kib * 1024
 }
 
+/// A number in /proc/vmstat.
+pub fn vmstat(name: &str) -> i64 {
+    let text = fs::read_to_string("/proc/vmstat").expect("vmstat");
+    let mut words = text.lines().filter_map(|line| line.split_once(' '));
+    let (_, value) = words.find(|(word, _)| *word == name).expect(name);
+    value.parse().expect("a number")
+}
+
+/// A file below /proc/sys or /sys that a test writes to: when dropped, it holds what it did before.
+pub struct Setting {
+    path: &'static str,
+    before: String,
+}
+
+impl Setting {
+    pub fn new(path: &'static str, value: &str) -> Self {
+        let text = fs::read_to_string(path).expect(path);
+        // Of several words, the one in brackets holds.
+        let chosen = text.split_once('[').and_then(|(_, end)| end.split_once(']'));
+        let before = chosen.map_or(text.as_str(), |(word, _)| word).to_owned();
+        let this = Self { path, before };
+        this.set(value);
+        this
+    }
+
+    pub fn set(&self, value: &str) {
+        fs::write(self.path, value).unwrap_or_else(|err| panic!("{value} to {}: {err}", self.path));
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        self.set(&self.before);
+    }
+}
+
 /// Free pages, with those that each CPU holds free for itself.
 pub fn free_pages() -> i64 {
     meminfo("MemFree") / page() as i64 + held_by_cpus()
