@@ -30,7 +30,7 @@ use rustix::process::{Pid, set_child_subreaper};
 
 use crate::{
     harness::{duration, long, seed, tests},
-    support::module::fresh,
+    support::{module::fresh, weather::Weather},
 };
 use call::Step;
 use layout::Layout;
@@ -38,8 +38,8 @@ use runner::{BATCH, CALLS, Finding, Program, Runner, Trace};
 
 tests![random_programs_do_no_harm];
 
-/// Sizes of the buffer in pages, in turn; the last one takes more than one page table.
-const SIZES: &[usize] = &[5, 1, 520];
+/// Sizes of the buffer in pages, in turn; the last ones take more than one page table.
+const SIZES: &[usize] = &[5, 1, 520, 1544];
 /// Batches of programs with a size before the next one's turn.
 const ROUND: usize = 16;
 /// How long a run of the suite takes, and one with `--long`.
@@ -241,6 +241,7 @@ impl Display for Fuzzer {
 }
 
 fn random_programs_do_no_harm() {
+    let _restored = Weather::restored();
     let mut fuzzer = Fuzzer::new();
     fuzzer.run(duration().unwrap_or(if long() { LONG } else { SHORT }));
     println!("{fuzzer}, --seed {}", seed());

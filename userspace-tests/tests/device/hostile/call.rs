@@ -4,6 +4,11 @@
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
+use crate::support::{
+    memory::{COLLAPSE, GUARD_INSTALL, GUARD_REMOVE, SOFT_OFFLINE, page, table},
+    weather::Weather,
+};
+
 /// One call, and maybe what another thread does to the memory meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
@@ -67,6 +72,9 @@ pub enum Meanwhile {
     Protect(Area),
     /// Moves it one area further and back.
     Move(Area),
+    /// Puts guard pages there and takes them away.
+    Guard(Area),
+    Weather(Weather),
 }
 
 /// Numbers that are handed over as they are: flags, advice, commands.
@@ -110,6 +118,12 @@ pub enum Call {
         #[arbitrary(with = advice)]
         advice: Word,
     },
+    /// process_madvise(2), on this process.
+    ProcessAdvise {
+        areas: [Area; 2],
+        #[arbitrary(with = process_advice)]
+        advice: Word,
+    },
     Sync {
         area: Area,
         #[arbitrary(with = up_to::<8>)]
@@ -123,6 +137,29 @@ pub enum Call {
         area: Area,
         vector: Ptr,
     },
+    /// PAGEMAP_SCAN: which pages are written to, and what else is known of them.
+    Scan {
+        area: Area,
+        #[arbitrary(with = up_to::<4>)]
+        flags: Word,
+        /// Such as are inverted, all wanted, one of them wanted, reported.
+        #[arbitrary(with = |u: &mut Unstructured| {
+            Ok([categories(u)?, categories(u)?, categories(u)?, categories(u)?])
+        })]
+        categories: [u16; 4],
+        regions: Ptr,
+        count: u8,
+        most: u8,
+    },
+    /// userfaultfd(2), asynchronous, which tells PAGEMAP_SCAN what is written to.
+    Track {
+        area: Area,
+        /// From now on.
+        protect: bool,
+        #[arbitrary(with = not_the_first)]
+        to: Fd,
+    },
+    Weather(Weather),
     /// The old remap_file_pages(2), which calls the device's mmap behind the scenes.
     RemapFilePages {
         area: Area,
@@ -302,10 +339,10 @@ pub enum Ptr {
     /// Where the device is mapped, or was.
     Mapped {
         #[arbitrary(with = few)]
-        page: u8,
+        page: u16,
         delta: i8,
     },
-    MappedPage(#[arbitrary(with = few)] u8),
+    MappedPage(#[arbitrary(with = few)] u16),
     Bad(Bad),
 }
 
@@ -326,16 +363,16 @@ pub enum Bad {
 #[derive(Clone, Copy, Debug)]
 pub enum Area {
     Pages {
-        first: u8,
-        count: u8,
+        first: u16,
+        count: u16,
     },
     /// Pages for all of the buffer, and so many more.
     Whole {
-        first: u8,
+        first: u16,
         more: i8,
     },
     Odd {
-        page: u8,
+        page: u16,
         delta: i8,
         len: Len,
     },
@@ -379,10 +416,10 @@ impl<'a> Arbitrary<'a> for Area {
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Offset {
     Start,
-    Page(#[arbitrary(with = |u: &mut Unstructured| u.int_in_range(0..=7))] u8),
+    Page(#[arbitrary(with = few)] u16),
     Near {
         #[arbitrary(with = few)]
-        page: u8,
+        page: u16,
         delta: i8,
     },
     /// From the end of the buffer on.
@@ -397,10 +434,10 @@ pub enum Offset {
 pub enum Len {
     Zero,
     Bytes(u8),
-    Pages(#[arbitrary(with = few)] u8),
+    Pages(#[arbitrary(with = few)] u16),
     Near {
         #[arbitrary(with = few)]
-        pages: u8,
+        pages: u16,
         delta: i8,
     },
     /// The size of the buffer, and so many more.
@@ -518,12 +555,15 @@ fn up_to<const MOST: Word>(u: &mut Unstructured) -> Result<Word> {
     u.int_in_range(0..=MOST)
 }
 
-/// 0 to 8, and now and then more: a number of pages.
-fn few(u: &mut Unstructured) -> Result<u8> {
-    if u.ratio(1, 32)? {
-        u.arbitrary()
-    } else {
-        u.int_in_range(0..=8)
+/// A number of pages: 0 to 8, now and then more, or about as many as some page tables map.
+fn few(u: &mut Unstructured) -> Result<u16> {
+    match u.int_in_range(0..=31)? {
+        0 => Ok(u.arbitrary::<u8>()?.into()),
+        1..=4 => {
+            let tables = u.int_in_range(1..=3)? * (table() / page()) as u16;
+            Ok(tables.saturating_add_signed(u.int_in_range(-2..=2)?))
+        }
+        _ => u.int_in_range(0..=8),
     }
 }
 
@@ -543,6 +583,7 @@ fn remap_flags(u: &mut Unstructured) -> Result<Word> {
         MAYMOVE | FIXED,
         MAYMOVE | FIXED,
         MAYMOVE | DONTUNMAP,
+        MAYMOVE | FIXED | DONTUNMAP,
         8,
     ];
     one_of(u, &flags)
@@ -576,7 +617,7 @@ fn map_offset(u: &mut Unstructured) -> Result<Offset> {
     Ok(match u.int_in_range(0..=7)? {
         0..=2 => Offset::Start,
         3 | 4 => Offset::EndPage(u.int_in_range(-4..=1)?),
-        5 | 6 => Offset::Page(u.int_in_range(0..=7)?),
+        5 | 6 => Offset::Page(few(u)?),
         _ => u.arbitrary()?,
     })
 }
@@ -610,13 +651,37 @@ fn open_flags(u: &mut Unstructured) -> Result<Word> {
     Ok(access | *more as Word)
 }
 
-/// Any advice but that which makes the kernel take pages out of service for the whole system.
+/// Any advice but MADV_HWPOISON, which takes bytes away.
 fn advice(u: &mut Unstructured) -> Result<Word> {
     if u.ratio(1, 2)? {
         // DONTNEED, POPULATE_READ, POPULATE_WRITE
         return one_of(u, &[4, 4, 22, 23]);
     }
-    u.int_in_range(0..=26)
+    Ok(match u.int_in_range(0..=63)? {
+        // A page that this has emptied is lost to the VM.
+        0 => SOFT_OFFLINE as Word,
+        1..=8 => COLLAPSE as Word,
+        9..=16 => GUARD_INSTALL as Word,
+        17..=24 => GUARD_REMOVE as Word,
+        _ => u.int_in_range(0..=26)?,
+    })
+}
+
+/// Not for whole areas what is for one page.
+fn process_advice(u: &mut Unstructured) -> Result<Word> {
+    Ok(match advice(u)? {
+        advice if advice == SOFT_OFFLINE as Word => 0,
+        advice => advice,
+    })
+}
+
+/// Of the ten categories that there are, none, one or some.
+fn categories(u: &mut Unstructured) -> Result<u16> {
+    Ok(match u.int_in_range(0..=3)? {
+        0 | 1 => 0,
+        2 => 1 << u.int_in_range(0..=10)?,
+        _ => u.int_in_range(0..=0x3ff)?,
+    })
 }
 
 fn transfer_flags(u: &mut Unstructured) -> Result<Option<Word>> {

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::FileExt},
     ptr,
     sync::atomic::{AtomicBool, Ordering::SeqCst},
     thread,
@@ -29,7 +29,11 @@ use super::{
     layout::{self, Access, Layout, OWN_LEN, Range},
 };
 use crate::support::{
-    memory::page, module::fdinfo, proc::vma_range, system_call, touch::touch,
+    memory::{GUARD_INSTALL, GUARD_REMOVE, SOFT_OFFLINE, page},
+    module::fdinfo,
+    proc::vma_range,
+    system_call,
+    touch::touch,
 };
 
 /// What a call came to.
@@ -47,7 +51,8 @@ macro_rules! ensure {
 }
 pub(super) use ensure;
 
-/// A system call by its number, as the arguments are none that a library would let pass.
+/// A system call by its number, as the arguments are none that a library would let pass. A sixth one
+/// had better have 64 bits: it is on the stack, where others are found above fewer.
 macro_rules! syscall {
     (number: $number:expr $(, $argument:expr)* $(,)?) => {
         // SAFETY: what the kernel writes, it writes to memory that `layout` has set aside, or to
@@ -82,6 +87,11 @@ pub struct Caller<'a> {
     pub alone: bool,
     /// It is the first process of the program.
     first: bool,
+    /// There may be mappings past the end.
+    grown: bool,
+    /// userfaultfd knows of its memory, where MADV_GUARD_INSTALL never ends, whatever file it is of:
+    /// what the kernel finds of the one in the page table it does not take away for the other.
+    tracked: bool,
 }
 
 impl Drop for Caller<'_> {
@@ -106,6 +116,8 @@ impl<'a> Caller<'a> {
             slots: [CLOSED; Fd::SLOTS + 1],
             alone: true,
             first: true,
+            grown: false,
+            tracked: false,
         };
         for (slot, flags) in [(0, libc::O_RDWR), (1, libc::O_RDONLY), (2, libc::O_WRONLY)] {
             this.open(flags as u32, Fd(slot)).expect("open");
@@ -120,17 +132,19 @@ impl<'a> Caller<'a> {
         this.slots[5] = (memfd as i32, Kind::Other);
         // So that the first calls find something that is mapped.
         for (first, flags) in [(0, libc::MAP_SHARED), (4, libc::MAP_PRIVATE)] {
-            let count = layout.pages.min(4) as u8;
+            let count = layout.pages.min(4) as u16;
             let Range { start, len } = layout.area(Area::Pages { first, count });
             let flags = flags | libc::MAP_FIXED;
-            syscall!(SYS_mmap, start, len, 3, flags, device.as_raw_fd(), 0).expect("mmap");
+            syscall!(SYS_mmap, start, len, 3, flags, device.as_raw_fd(), 0_u64).expect("mmap");
         }
         this
     }
 
     /// Makes one call; the error says what is wrong with its outcome.
     pub fn make(&mut self, step: Step) -> Judged {
+        self.tracked |= matches!(step.call, Call::Track { .. });
         match step.meanwhile {
+            Some(Meanwhile::Guard(_)) if self.tracked => self.call(step.call, true),
             // A process that was forked by one with threads had better have none.
             Some(meanwhile) if self.first => {
                 let (started, over) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -172,22 +186,14 @@ impl<'a> Caller<'a> {
 
     /// Finds fault with what /proc says about mappings of the device.
     fn check_mappings(&self) -> Result<(), String> {
-        let live = fdinfo(self.device, "live_mappings");
-        let maps = maps();
-        let mut count = 0;
-        for line in maps.lines().filter(|line| line.ends_with(Device::PATH)) {
-            count += 1;
+        for line in maps().lines().filter(|line| line.ends_with(Device::PATH)) {
             let (range, protection, offset) = vma(line);
             let end = offset + range.len();
             ensure!(
-                end <= self.layout.size() && !protection.contains('x'),
+                (end <= self.layout.size() || self.grown) && !protection.contains('x'),
                 "there is a mapping of what is not to be mapped so: {line}"
             );
         }
-        ensure!(
-            live == count || !self.alone,
-            "fdinfo has {live} live mappings, and maps {count}"
-        );
         Ok(())
     }
 
@@ -237,7 +243,7 @@ impl<'a> Caller<'a> {
             Call::MapAnonymous { area, protection } => {
                 let Range { start, len } = l.area(area);
                 let flags = libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_PRIVATE;
-                Ok(syscall!(SYS_mmap, start, len, protection, flags, -1, 0))
+                Ok(syscall!(SYS_mmap, start, len, protection, flags, -1, 0_u64))
             }
             Call::Unmap(area) => {
                 let Range { start, len } = l.area(area);
@@ -259,17 +265,9 @@ impl<'a> Caller<'a> {
                 };
                 let new_len = l.len(new_len);
                 let outcome = syscall!(SYS_mremap, start, len, new_len, flags, to);
-                if let (Ok(at), true) = (
-                    outcome,
-                    calm && new_len.div_ceil(page()) > len.div_ceil(page()),
-                ) {
-                    let maps = maps();
-                    let mut ours = maps.lines().filter(|line| line.ends_with(Device::PATH));
-                    let grown = ours.find(|line| vma(line).0.contains(&at));
-                    ensure!(
-                        grown.is_none(),
-                        "mremap from {len} to {new_len} bytes is done: {grown:?}"
-                    );
+                if let Ok(at) = outcome {
+                    self.grown |= new_len > len;
+                    unmap_elsewhere(at, new_len);
                 }
                 use Errno as E;
                 allow(outcome, &[E::FAULT, E::INVAL, E::NOMEM, E::AGAIN, E::PERM])
@@ -280,24 +278,18 @@ impl<'a> Caller<'a> {
                 allow(outcome, &[Errno::ACCESS, Errno::INVAL, Errno::NOMEM])
             }
             Call::Advise { area, advice } => {
-                let Range { start, len } = l.area(area);
-                let outcome = syscall!(SYS_madvise, start, len, advice);
-                use Errno as E;
-                allow(
-                    outcome,
-                    &[
-                        E::ACCESS,
-                        E::AGAIN,
-                        E::BADF,
-                        E::BUSY,
-                        E::FAULT,
-                        E::INVAL,
-                        // MADV_REMOVE, which is for files.
-                        E::NODEV,
-                        E::NOMEM,
-                        E::PERM,
-                    ],
-                )
+                let Range { start, mut len } = l.area(area);
+                if advice as i32 == SOFT_OFFLINE {
+                    len = len.min(page());
+                }
+                let advice = self.advice(advice);
+                allow(syscall!(SYS_madvise, start, len, advice), REFUSED_ADVICE)
+            }
+            Call::ProcessAdvise { areas, advice } => {
+                let areas = areas.map(|area| l.area(area));
+                let (this, at, advice) = (PIDFD_SELF, areas.as_ptr(), self.advice(advice));
+                let outcome = syscall!(SYS_process_madvise, this, at, areas.len(), advice, 0);
+                allow(outcome, REFUSED_ADVICE)
             }
             Call::Sync { area, flags } => {
                 let Range { start, len } = l.area(area);
@@ -322,6 +314,42 @@ impl<'a> Caller<'a> {
                     outcome,
                     &[Errno::AGAIN, Errno::FAULT, Errno::INVAL, Errno::NOMEM],
                 )
+            }
+            Call::Scan {
+                area,
+                flags,
+                categories,
+                regions,
+                count,
+                most,
+            } => {
+                let Range { start, len } = l.area(area);
+                let [inverted, all, any, reported] = categories.map(u64::from);
+                // struct pm_scan_arg
+                let mut argument = [
+                    size_of::<[u64; 12]>() as u64,
+                    flags.into(),
+                    start as u64,
+                    start.wrapping_add(len) as u64,
+                    0,
+                    l.ptr(regions) as u64,
+                    count.into(),
+                    most.into(),
+                    inverted,
+                    all,
+                    any,
+                    reported,
+                ];
+                let pagemap = fs::File::open("/proc/self/pagemap").expect("pagemap");
+                let (fd, argument) = (pagemap.as_raw_fd(), argument.as_mut_ptr());
+                let outcome = syscall!(SYS_ioctl, fd, PAGEMAP_SCAN, argument);
+                use Errno as E;
+                allow(outcome, &[E::FAULT, E::INVAL, E::NOMEM, E::NOSPC, E::PERM])
+            }
+            Call::Track { area, protect, to } => self.track(l.area(area), protect, to),
+            Call::Weather(weather) => {
+                weather.make();
+                Ok(Ok(0))
             }
             Call::RemapFilePages { area, page: first } => {
                 let Range { start, len } = l.area(area);
@@ -418,7 +446,7 @@ impl<'a> Caller<'a> {
                     local.count,
                     remote.at,
                     remote.count,
-                    0
+                    0_u64
                 );
                 allow(outcome, &[Errno::FAULT, Errno::INVAL, Errno::NOMEM])
             }
@@ -513,6 +541,13 @@ impl<'a> Caller<'a> {
         }
     }
 
+    fn advice(&self, advice: u32) -> i32 {
+        match advice as i32 {
+            GUARD_INSTALL if self.tracked => GUARD_REMOVE,
+            advice => advice,
+        }
+    }
+
     fn open(&mut self, flags: u32, to: Fd) -> Outcome {
         let path = RUST_MMAPDEV_PATH.as_ptr();
         let fd = syscall!(SYS_openat, libc::AT_FDCWD, path, flags, 0)?;
@@ -544,6 +579,27 @@ impl<'a> Caller<'a> {
             }
         }
         Ok(0)
+    }
+
+    fn track(&mut self, Range { start, len }: Range, protect: bool, to: Fd) -> Judged {
+        let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
+        let uffd = syscall!(SYS_userfaultfd, flags).expect("userfaultfd");
+        let mut api = [UFFD_API, UFFD_FEATURES, 0];
+        syscall!(SYS_ioctl, uffd, UFFDIO_API, api.as_mut_ptr()).expect("UFFDIO_API");
+        let (start, len) = (start as u64, len as u64);
+        let mut register = [start, len, UFFDIO_REGISTER_MODE_WP, 0];
+        let mut outcome = syscall!(SYS_ioctl, uffd, UFFDIO_REGISTER, register.as_mut_ptr());
+        if outcome.is_ok() && protect {
+            let mut range = [start, len, UFFDIO_WRITEPROTECT_MODE_WP];
+            outcome = syscall!(SYS_ioctl, uffd, UFFDIO_WRITEPROTECT, range.as_mut_ptr());
+        }
+        // The registration lasts as long as the descriptor.
+        self.put(to, uffd as i32, Kind::Other);
+        use Errno as E;
+        allow(
+            outcome,
+            &[E::AGAIN, E::BUSY, E::FAULT, E::INVAL, E::NOENT, E::NOMEM, E::PERM],
+        )
     }
 
     fn mmap(&mut self, mmap: Mmap) -> Judged {
@@ -592,6 +648,9 @@ impl<'a> Caller<'a> {
             mmap.protection,
             shown(outcome)
         );
+        if let Ok(at) = outcome {
+            unmap_elsewhere(at, len);
+        }
         Ok(outcome)
     }
 
@@ -599,7 +658,6 @@ impl<'a> Caller<'a> {
         let Err(signal) = touch(address, write) else {
             return Ok(Ok(0));
         };
-        ensure!(signal == Signal::SEGV, "access to {address:#x}: {signal:?}");
         if calm {
             let maps = maps();
             let letter = if write { 'w' } else { 'r' };
@@ -607,8 +665,16 @@ impl<'a> Caller<'a> {
                 let (range, protection, _) = vma(line);
                 range.contains(&address) && protection.contains(letter)
             });
+            let is_past_the_end = |line| {
+                let (range, _, offset) = vma(line);
+                offset + (address - range.start) >= self.layout.size()
+            };
+            let right = match signal {
+                Signal::BUS => allowing.is_some_and(is_past_the_end),
+                _ => allowing.is_none() || is_guarded(address),
+            };
             ensure!(
-                allowing.is_none(),
+                right,
                 "access to {address:#x}: {signal:?}, and there is {allowing:?}"
             );
         }
@@ -782,6 +848,37 @@ impl<'a> Caller<'a> {
     }
 }
 
+/// This process, for calls that want a descriptor of one.
+const PIDFD_SELF: i32 = -10000;
+
+// From <linux/fs.h> and <linux/userfaultfd.h>.
+const PAGEMAP_SCAN: u64 = 0xc060_6610;
+const UFFD_API: u64 = 0xaa;
+/// PAGEFAULT_FLAG_WP, WP_HUGETLBFS_SHMEM, WP_UNPOPULATED, WP_ASYNC
+const UFFD_FEATURES: u64 = 1 | 1 << 12 | 1 << 13 | 1 << 15;
+const UFFDIO_API: u64 = 0xc018_aa3f;
+const UFFDIO_REGISTER: u64 = 0xc020_aa00;
+const UFFDIO_WRITEPROTECT: u64 = 0xc018_aa06;
+const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
+const UFFDIO_WRITEPROTECT_MODE_WP: u64 = 1;
+
+/// What madvise(2) may say.
+const REFUSED_ADVICE: &[Errno] = &[
+    Errno::ACCESS,
+    Errno::AGAIN,
+    Errno::BADF,
+    Errno::BUSY,
+    Errno::FAULT,
+    Errno::INVAL,
+    // MADV_SOFT_OFFLINE, of memory that can't be moved.
+    Errno::IO,
+    // MADV_REMOVE, which is for files.
+    Errno::NODEV,
+    Errno::NOMEM,
+    Errno::OPNOTSUPP,
+    Errno::PERM,
+];
+
 /// What splice(2) and the like may say, about files of whatever kind.
 const COPIES: &[Errno] = &[
     Errno::AGAIN,
@@ -811,7 +908,7 @@ fn disturb(layout: Layout, device: &Device, meanwhile: Meanwhile) {
     let _ = match meanwhile {
         Meanwhile::MapAndUnmap(area) => {
             let Range { start, len } = range(area);
-            let _ = syscall!(SYS_mmap, start, len, rw, shared, fd, 0);
+            let _ = syscall!(SYS_mmap, start, len, rw, shared, fd, 0_u64);
             syscall!(SYS_munmap, start, len)
         }
         Meanwhile::DontNeed(area) => {
@@ -831,6 +928,15 @@ fn disturb(layout: Layout, device: &Device, meanwhile: Meanwhile) {
             let _ = syscall!(SYS_mremap, start, len, len, flags, away);
             syscall!(SYS_mremap, away, len, len, flags, start)
         }
+        Meanwhile::Guard(area) => {
+            let Range { start, len } = range(area);
+            let _ = syscall!(SYS_madvise, start, len, GUARD_INSTALL);
+            syscall!(SYS_madvise, start, len, GUARD_REMOVE)
+        }
+        Meanwhile::Weather(weather) => {
+            weather.make();
+            Ok(0)
+        }
     };
 }
 
@@ -847,6 +953,22 @@ pub const PATTERN: &[u8; OWN_LEN] = &{
 
 fn pointer(offset: &mut Option<i64>) -> *mut i64 {
     offset.as_mut().map_or(ptr::null_mut(), |offset| offset)
+}
+
+/// Takes away what lies where no call looks for it.
+fn unmap_elsewhere(at: usize, len: usize) {
+    if !layout::in_arena(at) {
+        syscall!(SYS_munmap, at, len).expect("munmap");
+    }
+}
+
+/// Whether the page is a guard page, as /proc/self/pagemap has it.
+fn is_guarded(address: usize) -> bool {
+    const GUARD: u64 = 1 << 58;
+    let pagemap = fs::File::open("/proc/self/pagemap").expect("pagemap");
+    let mut entry = [0; 8];
+    let at = (address / page() * entry.len()) as u64;
+    pagemap.read_exact_at(&mut entry, at).is_ok() && u64::from_ne_bytes(entry) & GUARD != 0
 }
 
 fn maps() -> String {

@@ -6,7 +6,7 @@ use std::ptr;
 use rustix::mm::{self, MapFlags, ProtFlags};
 
 use super::call::{Area, Bad, Buffer, Len, Offset, Ptr};
-use crate::support::memory::{PRIVATE, RW, page};
+use crate::support::memory::{PRIVATE, RW, page, table};
 
 /// Memory of the program's own that only calls which name it change; a guard follows. Far from
 /// where the kernel puts mappings by itself.
@@ -17,8 +17,11 @@ const GUARD: usize = OWN + OWN_LEN;
 const ARENA: usize = 0x6000_0000_0000;
 
 pub const OWN_LEN: usize = 0x2000;
-/// Pages that have room for windows of the largest buffer, twice.
-pub const ARENA_PAGES: usize = 2048;
+
+/// Room for windows of the largest buffer, one behind the other, and for more to grow into.
+fn arena_len() -> usize {
+    16 * table()
+}
 
 /// The end of the largest address space a process may have.
 const TOP: usize = 0x00ff_ffff_ffff_f000;
@@ -44,11 +47,15 @@ pub fn set_up() {
 
 /// Unmaps the device where it is looked for.
 pub fn reset() {
-    let len = ARENA_PAGES * page();
     let flags = PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
     let start = ptr::without_provenance_mut(ARENA);
     // SAFETY: nothing but programs' calls uses this range.
-    unsafe { mm::mmap_anonymous(start, len, ProtFlags::empty(), flags) }.expect("mmap");
+    unsafe { mm::mmap_anonymous(start, arena_len(), ProtFlags::empty(), flags) }.expect("mmap");
+}
+
+/// Whether calls find what is mapped there.
+pub fn in_arena(address: usize) -> bool {
+    (ARENA..ARENA + arena_len()).contains(&address)
 }
 
 /// The program's own memory, now.
@@ -138,7 +145,7 @@ impl Layout {
     }
 
     pub fn area(self, area: Area) -> Range {
-        let pages = |first: u8, count: usize| Range {
+        let pages = |first: u16, count: usize| Range {
             start: ARENA + usize::from(first) * page(),
             len: count * page(),
         };

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::support::{
     memory::{self, Map, RW, SHARED},
-    module::{Log, fdinfo, references},
+    module::{Log, references},
     touch,
 };
 
@@ -151,8 +151,7 @@ impl Runner {
         layout: Layout,
         programs: &[Program],
     ) -> Result<Vec<Trace>, Finding> {
-        let state = || (fdinfo(device, "live_mappings"), references());
-        let before = state();
+        let before = references();
         self.report.clear();
         for recorder in self.recorders.iter().flatten() {
             recorder.clear();
@@ -196,12 +195,10 @@ impl Runner {
                 false,
             );
         }
-        let after = state();
+        let after = references();
         if after != before {
             return Err(Finding {
-                why: format!(
-                    "live mappings and references were {before:?}, and are {after:?} after the end"
-                ),
+                why: format!("references were {before}, and are {after} after the end"),
                 program: None,
                 fatal: false,
             });

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The model: what the calls are to come to, in plain memory.
 
-use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
+use std::{cell::RefCell, rc::Rc};
 
-use rustix::io::Errno;
+use rustix::{io::Errno, process::Signal};
 
 use super::{
-    Advice, Call, DESCRIPTORS, Mode, Outcome, PAGES, PLACES, PROCESSES, Places, Protection,
-    Sharing, bytes,
+    Advice, Call, DESCRIPTORS, Mode, Outcome, PROCESSES, Places, Protection, Sharing, TRANSFER,
+    Target, bytes, places_for,
 };
-use crate::support::memory::page;
+use crate::support::memory::{SOFT_OFFLINE, page};
 
 /// An open file: processes that forked share it.
 struct File {
@@ -20,24 +20,56 @@ struct File {
 /// A place with a page of the buffer, or a copy of one.
 #[derive(Clone)]
 struct Mapped {
-    /// The VMA: a number of its own in its process.
+    /// What lies in one VMA for sure: a number of its own in its process. Of neighbours that are
+    /// alike, the kernel may make one.
     vma: usize,
-    page: usize,
+    /// None past the end, where a mapping has grown to.
+    page: Option<usize>,
     sharing: Sharing,
     protection: Protection,
     /// VM_MAYWRITE: what mprotect may allow.
     may_write: bool,
     dont_fork: bool,
-    copy: Option<Vec<u8>>,
+    locked: bool,
+    guard: bool,
+    copy: Option<Rc<Vec<u8>>>,
 }
 
 impl Mapped {
-    fn readable(&self) -> bool {
-        self.protection != Protection::None
+    fn allows(&self, write: bool) -> bool {
+        match self.protection {
+            Protection::ReadWrite => true,
+            Protection::Read => !write,
+            _ => false,
+        }
     }
 
-    fn writable(&self) -> bool {
-        self.protection == Protection::ReadWrite
+    /// What an access comes to.
+    fn signal(&self, write: bool) -> Option<Signal> {
+        match self.page {
+            _ if !self.allows(write) || self.guard => Some(Signal::SEGV),
+            None => Some(Signal::BUS),
+            Some(_) => None,
+        }
+    }
+
+    fn accessible(&self, write: bool) -> bool {
+        self.signal(write).is_none()
+    }
+
+    /// Brought in by a lock, it is copied.
+    fn is_locked_as_copy(&self) -> bool {
+        self.locked && self.sharing == Sharing::Private && self.allows(true)
+    }
+
+    /// The same `n` places further in a VMA, as it is when nothing has been done there yet.
+    fn further(&self, n: usize, pages: usize) -> Self {
+        Self {
+            page: self.page.map(|page| page + n).filter(|&page| page < pages),
+            guard: false,
+            copy: None,
+            ..self.clone()
+        }
     }
 }
 
@@ -50,10 +82,10 @@ struct Process {
 }
 
 impl Process {
-    fn new() -> Self {
+    fn new(places: usize) -> Self {
         Self {
             files: [const { None }; DESCRIPTORS],
-            places: vec![None; PLACES],
+            places: vec![None; places],
             next: 0,
         }
     }
@@ -67,8 +99,7 @@ impl Process {
         Some(self.places.get(place)?.as_ref()?.vma)
     }
 
-    /// The VMA over `place`, if there is one, begins there from now on. Parts that are alike again
-    /// stay apart: the core does not merge mappings of drivers.
+    /// The VMA over `place`, if there is one, begins there from now on.
     fn split(&mut self, place: usize) {
         let Some(old) = self.vma_at(place) else {
             return;
@@ -84,81 +115,100 @@ impl Process {
         }
     }
 
+    /// What a call changes, in VMAs of their own, one after the other until one is refused.
+    fn change(
+        &mut self,
+        places: Places,
+        change: impl FnMut(&mut Mapped) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        self.split(places.first);
+        self.split(places.end());
+        let mapped = self.places[places.range()].iter_mut().flatten();
+        mapped.map(change).collect()
+    }
+
     fn unmap(&mut self, places: Places) {
         self.split(places.first);
-        self.split(places.first + places.count);
+        self.split(places.end());
         self.places[places.range()].fill(None);
     }
 
-    /// The VMAs in `places`, cut to them, in order.
-    fn vmas_in(&self, places: Places) -> Vec<Places> {
-        let mut found: Vec<Places> = vec![];
-        for place in places.range() {
-            let Some(vma) = self.vma_at(place) else {
-                continue;
-            };
-            match found.last_mut() {
-                Some(last) if self.vma_at(last.first) == Some(vma) => last.count += 1,
-                _ => found.push(Places {
-                    first: place,
-                    count: 1,
-                }),
+    /// Puts what was mapped elsewhere onto the places from `first` on, VMA by VMA.
+    fn put(&mut self, first: usize, all: Vec<Option<Mapped>>) {
+        let count = all.len();
+        self.unmap(Places { first, count });
+        let mut last = (0, 0);
+        for (place, mut mapped) in (first..).zip(all) {
+            if let Some(mapped) = &mut mapped {
+                if mapped.vma != last.0 {
+                    last = (mapped.vma, self.vma());
+                }
+                mapped.vma = last.1;
             }
+            self.places[place] = mapped;
         }
-        found
-    }
-
-    /// Changes VMAs or parts of them, which become VMAs of their own.
-    fn change(&mut self, places: Places, change: impl Fn(&mut Mapped)) {
-        self.split(places.first);
-        self.split(places.first + places.count);
-        self.places[places.range()]
-            .iter_mut()
-            .flatten()
-            .for_each(change);
     }
 
     /// One of the places that are mapped.
     fn pick(&self, place: usize) -> Option<usize> {
-        let mapped: Vec<_> = (0..PLACES)
+        let mapped: Vec<_> = (0..self.places.len())
             .filter(|&place| self.places[place].is_some())
             .collect();
         (!mapped.is_empty()).then(|| mapped[place % mapped.len()])
     }
 
+    /// As many places as asked for, or fewer, that `belong`, from the first one on.
+    fn run(&self, places: Places, belong: impl Fn(&Mapped) -> bool) -> Places {
+        let all = self.places[places.first..].iter().take(places.count);
+        let count = all
+            .take_while(|place| place.as_ref().is_some_and(&belong))
+            .count();
+        Places { count, ..places }
+    }
+
     /// As many places as asked for, or fewer, that are all mapped.
     fn mapped(&self, places: Places) -> Option<Places> {
         let first = self.pick(places.first)?;
-        let count = self.places[first..]
-            .iter()
-            .take(places.count)
-            .take_while(|place| place.is_some())
-            .count();
-        Some(Places { first, count })
+        Some(self.run(Places { first, ..places }, |_| true))
     }
 
     /// The part of it that lies in one VMA.
     fn in_one_vma(&self, places: Places) -> Option<Places> {
-        self.vmas_in(self.mapped(places)?).first().copied()
+        let places = self.mapped(places)?;
+        let vma = self.vma_at(places.first);
+        Some(self.run(places, |mapped| Some(mapped.vma) == vma))
+    }
+
+    /// Where `count` pages go that come from `from`, if there is room apart from it.
+    fn target(&self, to: Target, count: usize, from: Places) -> Option<Target> {
+        let to = to.fit(from.first);
+        let places = Places {
+            first: to.place,
+            count,
+        };
+        (places.end() <= self.places.len() && !places.meets(from)).then_some(to)
     }
 
     /// A span of bytes cut at the last byte that may be accessed.
     fn span(&self, place: usize, offset: usize, len: usize, write: bool) -> Option<usize> {
-        let allowed = |place: usize| {
-            let mapped = self.places.get(place)?.as_ref()?;
-            (if write {
-                mapped.writable()
-            } else {
-                mapped.readable()
-            })
-            .then_some(())
+        let places = Places {
+            first: place,
+            count: (offset + len).div_ceil(page()),
         };
-        allowed(place)?;
-        if offset + len > page() && allowed(place + 1).is_none() {
-            return Some(page() - offset);
-        }
-        Some(len)
+        let accessible = self.run(places, |mapped| mapped.accessible(write));
+        (accessible.count > 0).then(|| len.min(accessible.count * page() - offset))
     }
+}
+
+/// The parts of the `len` bytes from `offset` on that lie in one place each, and where.
+fn parts(place: usize, offset: usize, len: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let end = offset + len;
+    let places = offset / page()..end.div_ceil(page());
+    places.map(move |i| {
+        let start = offset.max(i * page());
+        let len = end.min((i + 1) * page()) - start;
+        (place + i, start - i * page(), len)
+    })
 }
 
 pub struct Expected {
@@ -170,7 +220,7 @@ impl Expected {
     /// One process, which has nothing open.
     pub fn new(buffer: Vec<u8>) -> Self {
         let mut processes = [const { None }; PROCESSES];
-        processes[0] = Some(Process::new());
+        processes[0] = Some(Process::new(places_for(buffer.len() / page())));
         Self { buffer, processes }
     }
 
@@ -178,26 +228,19 @@ impl Expected {
         &self.buffer
     }
 
-    /// VMAs of all processes.
-    pub fn vmas(&self) -> usize {
-        let mut vmas = BTreeSet::new();
-        for (i, process) in self.processes.iter().enumerate() {
-            for mapped in process.iter().flat_map(|p| &p.places).flatten() {
-                vmas.insert((i, mapped.vma));
-            }
-        }
-        vmas.len()
-    }
-
     /// Loads of every page that can be read.
     pub fn everything(&self) -> Vec<(usize, Call)> {
         let mut calls = vec![];
         for (i, process) in self.processes.iter().enumerate() {
-            for (place, mapped) in process.iter().flat_map(|p| p.places.iter().enumerate()) {
-                if mapped.as_ref().is_some_and(Mapped::readable) {
-                    let (offset, len) = (0, page());
+            let Some(process) = process else { continue };
+            let mut place = 0;
+            while place < process.places.len() {
+                let len = process.span(place, 0, TRANSFER * page(), false).unwrap_or(0);
+                if len > 0 {
+                    let offset = 0;
                     calls.push((i, Call::Load { place, offset, len }));
                 }
+                place += (len / page()).max(1);
             }
         }
         calls
@@ -224,37 +267,75 @@ impl Expected {
             }
             Call::Map {
                 fd,
-                page,
+                page: first,
                 count,
+                sharing,
                 protection,
-                ..
+                to,
             } => {
                 file(fd)?;
                 // Of two reasons for a refusal, the first to be found would be the errno.
-                let past_the_end = page + count > PAGES;
-                (!(past_the_end && protection == Protection::Exec)).then_some(call)?
+                let past_the_end = first + count > self.buffer.len() / page();
+                let to = to.fit(first);
+                let count = count.min(process.places.len().saturating_sub(to.place));
+                let map = Call::Map {
+                    fd,
+                    page: first,
+                    count,
+                    sharing,
+                    protection,
+                    to,
+                };
+                (count > 0 && !(past_the_end && protection == Protection::Exec)).then_some(map)?
             }
-            Call::Unmap(_) => call,
-            Call::Move { from, to } => {
-                let from = process.in_one_vma(from)?;
-                let apart = from.first + from.count <= to || to + from.count <= from.first;
-                (apart && to + from.count <= PLACES).then_some(Call::Move { from, to })?
+            Call::Unmap(_) | Call::Weather(_) => call,
+            Call::Move { from, to, keep } => {
+                let from = process.mapped(from)?;
+                let to = process.target(to, from.count, from)?;
+                Call::Move { from, to, keep }
             }
             Call::Shrink { from, count } => {
-                let from = process.in_one_vma(from)?;
-                (count < from.count).then_some(Call::Shrink { from, count })?
+                let from = process.mapped(from)?;
+                (0 < count && count < from.count).then_some(Call::Shrink { from, count })?
             }
-            Call::Grow(from) => Call::Grow(process.in_one_vma(from)?),
-            Call::Protect(places, protection) => Call::Protect(process.mapped(places)?, protection),
-            Call::Advise(places, advice) => {
-                let places = process.mapped(places)?;
-                let mut mapped = process.places[places.range()].iter().flatten();
-                let allowed = match advice {
-                    Advice::PopulateRead => mapped.all(Mapped::readable),
-                    Advice::PopulateWrite => mapped.all(Mapped::writable),
-                    _ => true,
+            Call::Grow { from, more, to } => {
+                let from = process.in_one_vma(from)?;
+                let to = match to {
+                    Some(to) => Some(process.target(to, from.count + more, from)?),
+                    None => None,
                 };
-                allowed.then_some(Call::Advise(places, advice))?
+                let fits = from.end() + more <= process.places.len();
+                (to.is_some() || fits).then_some(Call::Grow { from, more, to })?
+            }
+            Call::Duplicate { from, count, to } => {
+                let from = process.pick(from)?;
+                let one = Places {
+                    first: from,
+                    count: 1,
+                };
+                let to = process.target(to, count, one)?;
+                Call::Duplicate { from, count, to }
+            }
+            Call::Protect(places, protection) => {
+                let places = process.mapped(places)?;
+                // What is locked is copied as it becomes writable, up to the first page that can't
+                // be, in each VMA: which those are is the kernel's affair.
+                let mut mapped = process.places[places.range()].iter().flatten();
+                let is_bad = |m: &Mapped| m.locked && (m.guard || m.page.is_none());
+                (protection != Protection::ReadWrite || !mapped.any(is_bad))
+                    .then_some(Call::Protect(places, protection))?
+            }
+            Call::Advise(mut places, advice) => {
+                if advice == Advice::Attempt(SOFT_OFFLINE) {
+                    places.count = 1;
+                }
+                Call::Advise(process.mapped(places)?, advice)
+            }
+            Call::Lock(places) => Call::Lock(process.mapped(places)?),
+            Call::Unlock(places) => Call::Unlock(process.mapped(places)?),
+            Call::Touch { place, write } => {
+                let place = process.pick(place)?;
+                Call::Touch { place, write }
             }
             Call::Load { place, offset, len } => {
                 let place = process.pick(place)?;
@@ -276,9 +357,11 @@ impl Expected {
                     seed,
                 }
             }
-            // In one page: it is a failure or it is whole.
+            // It is a failure or it is whole.
             Call::CopyOut { place, offset, len } => {
-                let len = len.min(page() - offset);
+                let place = process.pick(place)?;
+                let span = process.span(place, offset, len, false);
+                let len = span.unwrap_or(len.min(page() - offset));
                 Call::CopyOut { place, offset, len }
             }
             Call::CopyIn {
@@ -287,7 +370,9 @@ impl Expected {
                 len,
                 seed,
             } => {
-                let len = len.min(page() - offset);
+                let place = process.pick(place)?;
+                let span = process.span(place, offset, len, true);
+                let len = span.unwrap_or(len.min(page() - offset));
                 Call::CopyIn {
                     place,
                     offset,
@@ -307,7 +392,8 @@ impl Expected {
     }
 
     fn try_make(&mut self, number: usize, call: Call) -> Result<Outcome, Errno> {
-        let size = PAGES * page();
+        let size = self.buffer.len();
+        let pages = size / page();
         let process = self.processes[number].as_mut().expect("it is alive");
         let file = |process: &Process, fd: usize| process.files[fd].clone().expect("it is open");
         match call {
@@ -360,7 +446,7 @@ impl Expected {
                     return Err(Errno::NOSPC);
                 }
                 let end = (start + len).min(size);
-                self.buffer[start..end].copy_from_slice(&bytes(seed, len)[..end - start]);
+                self.buffer[start..end].copy_from_slice(&bytes(seed.into(), end - start));
                 if offset.is_none() {
                     file.position = end;
                 }
@@ -375,7 +461,7 @@ impl Expected {
             }
             Call::Map {
                 fd,
-                page,
+                page: first,
                 count,
                 sharing,
                 protection,
@@ -387,96 +473,137 @@ impl Expected {
                 if mode == Mode::Write || write && !may_write {
                     return Err(Errno::ACCESS);
                 }
-                if page + count > PAGES {
+                if first + count > pages {
                     return Err(Errno::NXIO);
                 }
                 if protection == Protection::Exec {
                     return Err(Errno::PERM);
                 }
-                let places = Places { first: to, count };
-                process.unmap(places);
-                let vma = process.vma();
-                for (i, place) in places.range().enumerate() {
-                    process.places[place] = Some(Mapped {
-                        vma,
-                        page: page + i,
-                        sharing,
-                        protection,
-                        may_write,
-                        dont_fork: false,
-                        copy: None,
-                    });
-                }
-                Ok(Outcome::Done(0))
+                let one = Mapped {
+                    vma: 1,
+                    page: Some(first),
+                    sharing,
+                    protection,
+                    may_write,
+                    dont_fork: false,
+                    locked: false,
+                    guard: false,
+                    copy: None,
+                };
+                let all = (0..count).map(|i| Some(one.further(i, pages)));
+                process.put(to.place, all.collect());
+                Ok(Outcome::Done(to.place))
             }
             Call::Unmap(places) => {
                 process.unmap(places);
                 Ok(Outcome::Done(0))
             }
-            Call::Move { from, to } => {
-                let count = from.count;
-                process.unmap(Places { first: to, count });
+            Call::Move { from, to, keep } => {
                 let moved = process.places[from.range()].to_vec();
-                process.unmap(from);
-                let vma = process.vma();
-                for (i, mut mapped) in moved.into_iter().enumerate() {
-                    if let Some(mapped) = &mut mapped {
-                        mapped.vma = vma;
-                    }
-                    process.places[to + i] = mapped;
+                process.put(to.place, moved);
+                if keep {
+                    process.change(from, |mapped| {
+                        *mapped = Mapped {
+                            locked: false,
+                            ..mapped.further(0, pages)
+                        };
+                        Ok(())
+                    })?;
+                } else {
+                    process.unmap(from);
                 }
-                Ok(Outcome::Done(0))
+                Ok(Outcome::Done(to.place))
             }
             Call::Shrink { from, count } => {
                 process.unmap(Places {
                     first: from.first + count,
                     count: from.count - count,
                 });
-                Ok(Outcome::Done(0))
+                Ok(Outcome::Done(from.first))
             }
-            Call::Grow(_) => Err(Errno::FAULT),
+            Call::Grow { from, more, to } => {
+                let mut all = process.places[from.range()].to_vec();
+                let last = all[from.count - 1].clone().expect("it is mapped");
+                all.extend((1..=more).map(|i| Some(last.further(i, pages))));
+                process.unmap(from);
+                let first = to.map_or(from.first, |to| to.place);
+                process.put(first, all);
+                for place in (first + from.count..).take(more) {
+                    let mapped = self.mapped(number, place);
+                    if !(mapped.is_locked_as_copy() && mapped.accessible(true)) {
+                        break;
+                    }
+                    self.copy(number, place);
+                }
+                Ok(Outcome::Done(first))
+            }
+            Call::Duplicate { from, count, to } => {
+                let one = process.places[from].clone().expect("it is mapped");
+                if one.sharing == Sharing::Private {
+                    return Err(Errno::INVAL);
+                }
+                let all = (0..count).map(|i| Some(one.further(i, pages)));
+                process.put(to.place, all.collect());
+                Ok(Outcome::Done(to.place))
+            }
             Call::Protect(places, protection) => {
-                for vma in process.vmas_in(places) {
-                    let mapped = process.places[vma.first].as_ref().expect("it is mapped");
-                    let write = protection == Protection::ReadWrite;
+                let write = protection == Protection::ReadWrite;
+                let result = process.change(places, |mapped| {
                     if protection == Protection::Exec || write && !mapped.may_write {
                         return Err(Errno::ACCESS);
                     }
-                    if mapped.protection != protection {
-                        process.change(vma, |mapped| mapped.protection = protection);
+                    mapped.protection = protection;
+                    Ok(())
+                });
+                for place in places.range() {
+                    if self.mapped(number, place).is_locked_as_copy() {
+                        self.copy(number, place);
+                    }
+                }
+                result.map(|()| Outcome::Done(0))
+            }
+            Call::Advise(places, advice) => self.advise(number, places, advice),
+            Call::Lock(places) => {
+                process.change(places, |mapped| {
+                    mapped.locked = true;
+                    Ok(())
+                })?;
+                for place in places.range() {
+                    let mapped = self.mapped(number, place);
+                    if !mapped.accessible(false) {
+                        return Err(Errno::NOMEM);
+                    }
+                    if mapped.is_locked_as_copy() {
+                        self.copy(number, place);
                     }
                 }
                 Ok(Outcome::Done(0))
             }
-            Call::Advise(places, advice) => {
-                match advice {
-                    Advice::DontNeed => {
-                        let mapped = process.places[places.range()].iter_mut().flatten();
-                        mapped.for_each(|mapped| mapped.copy = None);
-                    }
-                    Advice::PopulateWrite => {
-                        places.range().for_each(|place| self.copy(number, place));
-                    }
-                    Advice::DontFork => {
-                        for vma in process.vmas_in(places) {
-                            let mapped = process.places[vma.first].as_ref();
-                            if !mapped.expect("it is mapped").dont_fork {
-                                process.change(vma, |mapped| mapped.dont_fork = true);
-                            }
-                        }
-                    }
-                    Advice::PopulateRead | Advice::Cold | Advice::PageOut | Advice::WillNeed => {}
-                }
+            Call::Unlock(places) => {
+                process.change(places, |mapped| {
+                    mapped.locked = false;
+                    Ok(())
+                })?;
                 Ok(Outcome::Done(0))
             }
-            Call::Load { place, offset, len } => Ok(Outcome::Bytes(
-                (offset..offset + len)
-                    .map(|at| self.byte(number, place, at))
-                    .collect(),
-            )),
+            Call::Touch { place, write } => {
+                let signal = self.mapped(number, place).signal(write);
+                if signal.is_none() && write {
+                    self.copy(number, place);
+                }
+                let signal = signal.map_or(0, |signal| signal.as_raw() as usize);
+                Ok(Outcome::Done(signal))
+            }
+            Call::Load { place, offset, len } => {
+                let parts = parts(place, offset, len);
+                let bytes = parts.flat_map(|(place, offset, len)| {
+                    self.content(number, place)[offset..offset + len].iter()
+                });
+                Ok(Outcome::Bytes(bytes.copied().collect()))
+            }
             Call::CopyOut { place, offset, len } => {
                 let mapped = process.places[place].as_ref();
-                if !mapped.is_some_and(Mapped::readable) {
+                if !mapped.is_some_and(|mapped| mapped.accessible(false)) {
                     return Err(Errno::FAULT);
                 }
                 self.try_make(number, Call::Load { place, offset, len })
@@ -487,8 +614,14 @@ impl Expected {
                 len,
                 seed,
             } => {
-                for (i, byte) in bytes(seed, len).into_iter().enumerate() {
-                    self.store(number, place, offset + i, byte);
+                let bytes = bytes(seed.into(), len);
+                let mut rest = &bytes[..];
+                // Not before its turn: bytes stored to the place before may be part of a copy.
+                for (place, offset, len) in parts(place, offset, len) {
+                    let (part, more) = rest.split_at(len);
+                    rest = more;
+                    self.copy(number, place);
+                    self.content_mut(number, place)[offset..offset + len].copy_from_slice(part);
                 }
                 Ok(Outcome::Done(len))
             }
@@ -499,7 +632,7 @@ impl Expected {
                 seed,
             } => {
                 let mapped = process.places[place].as_ref();
-                if !mapped.is_some_and(Mapped::writable) {
+                if !mapped.is_some_and(|mapped| mapped.accessible(true)) {
                     return Err(Errno::FAULT);
                 }
                 let store = Call::Store {
@@ -513,8 +646,10 @@ impl Expected {
             Call::Fork { child } => {
                 let mut copy = process.clone();
                 for place in &mut copy.places {
-                    if place.as_ref().is_some_and(|mapped| mapped.dont_fork) {
-                        *place = None;
+                    match place {
+                        Some(mapped) if mapped.dont_fork => *place = None,
+                        Some(mapped) => mapped.locked = false,
+                        None => {}
                     }
                 }
                 self.processes[child] = Some(copy);
@@ -524,10 +659,58 @@ impl Expected {
                 self.processes[number] = None;
                 Ok(Outcome::Done(0))
             }
+            Call::Weather(_) => Ok(Outcome::Done(0)),
         }
     }
 
-    fn mapped(&mut self, number: usize, place: usize) -> &mut Mapped {
+    fn advise(
+        &mut self,
+        number: usize,
+        places: Places,
+        advice: Advice,
+    ) -> Result<Outcome, Errno> {
+        let process = self.processes[number].as_mut().expect("it is alive");
+        process.change(places, |mapped| {
+            let not_for_locked = matches!(
+                advice,
+                Advice::DontNeed | Advice::GuardInstall | Advice::Unlocked(_)
+            );
+            match advice {
+                _ if not_for_locked && mapped.locked => return Err(Errno::INVAL),
+                Advice::DontNeed => mapped.copy = None,
+                Advice::GuardInstall => (mapped.guard, mapped.copy) = (true, None),
+                Advice::GuardRemove => mapped.guard = false,
+                Advice::DontFork | Advice::DoFork => {
+                    mapped.dont_fork = advice == Advice::DontFork;
+                }
+                _ => {}
+            }
+            Ok(())
+        })?;
+        if let Advice::PopulateRead | Advice::PopulateWrite = advice {
+            let write = advice == Advice::PopulateWrite;
+            for place in places.range() {
+                let mapped = self.mapped(number, place);
+                if !mapped.allows(write) {
+                    return Err(Errno::INVAL);
+                }
+                if !mapped.accessible(write) {
+                    return Err(Errno::FAULT);
+                }
+                if write {
+                    self.copy(number, place);
+                }
+            }
+        }
+        Ok(Outcome::Done(0))
+    }
+
+    fn mapped(&self, number: usize, place: usize) -> &Mapped {
+        let process = self.processes[number].as_ref().expect("it is alive");
+        process.places[place].as_ref().expect("it is mapped")
+    }
+
+    fn mapped_mut(&mut self, number: usize, place: usize) -> &mut Mapped {
         let process = self.processes[number].as_mut().expect("it is alive");
         process.places[place].as_mut().expect("it is mapped")
     }
@@ -536,36 +719,27 @@ impl Expected {
     fn copy(&mut self, number: usize, place: usize) {
         let mapped = self.mapped(number, place);
         if mapped.sharing == Sharing::Private && mapped.copy.is_none() {
-            let start = mapped.page * page();
-            let bytes = self.buffer[start..start + page()].to_vec();
-            self.mapped(number, place).copy = Some(bytes);
+            let bytes = self.content(number, place).to_vec();
+            self.mapped_mut(number, place).copy = Some(Rc::new(bytes));
         }
     }
 
-    /// The byte `at` bytes after the start of `place`.
-    fn byte(&mut self, number: usize, place: usize, at: usize) -> u8 {
-        let (place, at) = (place + at / page(), at % page());
+    /// The bytes of a place that has a page.
+    fn content(&self, number: usize, place: usize) -> &[u8] {
         let mapped = self.mapped(number, place);
         match &mapped.copy {
-            Some(copy) => copy[at],
-            None => {
-                let at = mapped.page * page() + at;
-                self.buffer[at]
-            }
+            Some(copy) => copy,
+            None => &self.buffer[mapped.page.expect("a page") * page()..][..page()],
         }
     }
 
-    fn store(&mut self, number: usize, place: usize, at: usize, byte: u8) {
-        let (place, at) = (place + at / page(), at % page());
-        // Not before its turn: bytes stored to the place before may be part of the copy.
-        self.copy(number, place);
-        let mapped = self.mapped(number, place);
+    fn content_mut(&mut self, number: usize, place: usize) -> &mut [u8] {
+        // The borrow checker does not know that the buffer is no part of the process.
+        let process = self.processes[number].as_mut().expect("it is alive");
+        let mapped = process.places[place].as_mut().expect("it is mapped");
         match &mut mapped.copy {
-            Some(copy) => copy[at] = byte,
-            None => {
-                let at = mapped.page * page() + at;
-                self.buffer[at] = byte;
-            }
+            Some(copy) => &mut Rc::make_mut(copy)[..],
+            None => &mut self.buffer[mapped.page.expect("a page") * page()..][..page()],
         }
     }
 }

@@ -2,7 +2,7 @@
 //! The processes that make the calls for real, each when it is told to.
 
 use std::{
-    mem::MaybeUninit,
+    mem::{ManuallyDrop, MaybeUninit},
     os::fd::OwnedFd,
     ptr,
     sync::atomic::{AtomicU32, Ordering::SeqCst},
@@ -11,19 +11,25 @@ use std::{
 use rustix::{
     fs::{MemfdFlags, OFlags, SeekFrom, memfd_create, seek},
     io::{self, Errno},
-    mm::{self, MremapFlags},
+    mm,
     process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid},
     thread::futex,
     time::Timespec,
 };
 
 use super::{
-    Advice, Call, DESCRIPTORS, Mode, Outcome, PLACES, PROCESSES, Places, Protection, Sharing,
-    TRANSFER, bytes,
+    Advice, Call, DESCRIPTORS, Mode, Outcome, PROCESSES, Places, Protection, Sharing, TRANSFER,
+    Target, bytes,
 };
-use crate::support::{
-    memory::{self, Map, MapFlags, MprotectFlags, PRIVATE, ProtFlags, RW, SHARED, page},
-    open,
+use crate::{
+    support::{
+        memory::{
+            self, GUARD_INSTALL, GUARD_REMOVE, Map, MapFlags, MprotectFlags, PRIVATE, ProtFlags, RW,
+            SHARED, page, skewed,
+        },
+        open, system_call,
+        touch::{catch_signals, touch},
+    },
 };
 
 /// Whose turn it is.
@@ -73,11 +79,11 @@ pub struct Workers {
 
 impl Workers {
     /// One process, which has nothing open.
-    pub fn new() -> Self {
+    pub fn new(places: usize) -> Self {
         let pages = PROCESSES * Self::letter_pages();
         let mut this = Self {
             letters: memory::anonymous(pages, RW, SHARED),
-            places: memory::anonymous(PLACES, ProtFlags::empty(), PRIVATE),
+            places: skewed(0, places * page()),
             pids: [None; PROCESSES],
         };
         // SAFETY: a test's process has one thread when it forks, so the child may do everything.
@@ -89,7 +95,7 @@ impl Workers {
     }
 
     fn letter_pages() -> usize {
-        1 + TRANSFER.max(1)
+        1 + TRANSFER
     }
 
     fn letter(&self, process: usize) -> Mailbox {
@@ -106,6 +112,10 @@ impl Workers {
         if let Call::Kill = call {
             kill_process(pid, Signal::KILL).expect("kill");
             return self.end(process, Some(Signal::KILL.as_raw()));
+        }
+        if let Call::Weather(weather) = call {
+            weather.make();
+            return Ok(Outcome::Done(0));
         }
         let letter = self.letter(process);
         // SAFETY: it is our turn to access the letter.
@@ -189,6 +199,7 @@ struct Worker<'a> {
 
 /// The life of process `process`.
 fn work(common: &Workers, process: usize) -> ! {
+    catch_signals();
     let mut worker = Worker {
         common,
         files: [const { None }; DESCRIPTORS],
@@ -227,10 +238,13 @@ impl Worker<'_> {
                 };
                 if pid == 0 {
                     process = child;
-                    self.fill_gaps();
+                    self.fill_gaps(Places {
+                        first: 0,
+                        count: self.common.places.len() / page(),
+                    });
                     continue;
                 }
-                crate::support::system_call(pid)
+                system_call(pid)
             } else {
                 self.make(call, letter)
             };
@@ -247,43 +261,56 @@ impl Worker<'_> {
         }
     }
 
-    fn range(&self, places: Places) -> Map {
-        self.common
-            .places
-            .part(places.first * page(), places.count * page())
+    /// The places' memory, which is not unmapped with its owner.
+    fn range(&self, places: Places) -> ManuallyDrop<Map> {
+        let all = &self.common.places;
+        ManuallyDrop::new(all.part(places.first * page(), places.count * page()))
     }
 
-    /// Takes places that are free, so that nobody else gets them.
-    fn fill(&self, places: Places) {
-        let range = self.range(places);
+    /// Takes places that are free, so that nobody else gets them, or with [`MapFlags::FIXED`] those
+    /// that are not.
+    fn fill(&self, places: Places, flags: MapFlags) -> io::Result<()> {
+        let (start, len) = (self.range(places).at(0), places.count * page());
         // SAFETY: what is mapped there is ours, and is not accessed any more.
-        unsafe {
-            mm::mmap_anonymous(
-                range.at(0).cast(),
-                range.len(),
-                ProtFlags::empty(),
-                PRIVATE | MapFlags::FIXED,
-            )
-        }
-        .expect("mmap");
-        std::mem::forget(range);
+        unsafe { mm::mmap_anonymous(start.cast(), len, ProtFlags::empty(), PRIVATE | flags) }?;
+        Ok(())
     }
 
-    /// The same for those that a fork has left out. Nothing is allocated before that.
-    fn fill_gaps(&self) {
-        for first in 0..PLACES {
-            let range = self.range(Places { first, count: 1 });
-            // SAFETY: the kernel picks free addresses only.
-            let _ = unsafe {
-                mm::mmap_anonymous(
-                    range.at(0).cast(),
-                    page(),
-                    ProtFlags::empty(),
-                    PRIVATE | MapFlags::FIXED_NOREPLACE,
-                )
-            };
-            std::mem::forget(range);
+    /// Takes those that a fork has left out. Nothing is allocated before that.
+    fn fill_gaps(&self, places: Places) {
+        let (start, len) = (self.range(places).at(0), places.count * page());
+        // SAFETY: this only looks for gaps.
+        let has_none = unsafe { libc::msync(start.cast(), len, libc::MS_ASYNC) } == 0;
+        if has_none || self.fill(places, MapFlags::FIXED_NOREPLACE).is_ok() {
+            return;
         }
+        let count = places.count / 2;
+        self.fill_gaps(Places { count, ..places });
+        self.fill_gaps(Places {
+            first: places.first + count,
+            count: places.count - count,
+        });
+    }
+
+    /// mremap(2) to `count` pages. Returns the place where they are.
+    fn remap(
+        &self,
+        from: Places,
+        count: usize,
+        to: Option<Target>,
+        flags: i32,
+    ) -> io::Result<usize> {
+        let start = self.common.places.at(0);
+        let at = |place: usize| start.wrapping_add(place * page()).cast();
+        let (flags, to) = match to {
+            Some(to) => (flags | libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, to.place),
+            None => (flags, 0),
+        };
+        let (old_len, new_len) = (from.count * page(), count * page());
+        // SAFETY: what is mapped at the places is ours, and nothing refers to it.
+        let new = unsafe { libc::mremap(at(from.first), old_len, new_len, flags, at(to)) };
+        let new = system_call(new as isize)?;
+        Ok((new - start as usize) / page())
     }
 
     fn make(&mut self, call: Call, letter: Mailbox) -> io::Result<usize> {
@@ -320,14 +347,14 @@ impl Worker<'_> {
                 len,
                 seed,
             } => match offset {
-                Some(offset) => io::pwrite(fd(i), &bytes(seed, len), offset as u64),
-                None => io::write(fd(i), &bytes(seed, len)),
+                Some(offset) => io::pwrite(fd(i), &bytes(seed.into(), len), offset as u64),
+                None => io::write(fd(i), &bytes(seed.into(), len)),
             },
             Call::Clear(i) => {
                 let request = rust_mmapdev::uapi::RUST_MMAPDEV_IOC_CLEAR as libc::Ioctl;
                 use std::os::fd::AsRawFd;
                 // SAFETY: CLEAR takes no argument.
-                crate::support::system_call(unsafe { libc::ioctl(fd(i).as_raw_fd(), request) })
+                system_call(unsafe { libc::ioctl(fd(i).as_raw_fd(), request) })
             }
             Call::Map {
                 fd: i,
@@ -350,67 +377,97 @@ impl Worker<'_> {
                 let (offset, len) = ((first * page()) as u64, count * page());
                 // Somewhere first: a refused MAP_FIXED may leave a gap.
                 drop(memory::mmap(fd(i), offset, len, protection, flags)?);
-                let range = self.range(Places { first: to, count });
-                let result = range.fixed(fd(i), offset, protection, flags);
-                std::mem::forget(range);
-                result.map(|()| 0)
+                let first = to.place;
+                let range = self.range(Places { first, count });
+                range.fixed(fd(i), offset, protection, flags)?;
+                Ok(first)
             }
             Call::Unmap(places) => {
-                self.common
-                    .places
-                    .unmap_part(places.first * page(), places.count * page())?;
-                self.fill(places);
+                let range = self.range(places);
+                range.unmap_part(0, range.len())?;
+                self.fill(places, MapFlags::FIXED_NOREPLACE)?;
                 Ok(0)
             }
-            Call::Move { from, to } => {
-                let count = from.count;
-                let mut range = self.range(from);
-                range.remap_onto(self.range(Places { first: to, count }))?;
-                std::mem::forget(range);
-                self.fill(from);
-                Ok(0)
+            Call::Move { from, to, keep } => {
+                let flags = if keep { libc::MREMAP_DONTUNMAP } else { 0 };
+                let first = self.remap(from, from.count, Some(to), flags)?;
+                if !keep {
+                    self.fill(from, MapFlags::FIXED_NOREPLACE)?;
+                }
+                Ok(first)
             }
             Call::Shrink { from, count } => {
-                let mut range = self.range(from);
-                let result = range.remap(count * page(), MremapFlags::empty());
-                std::mem::forget(range);
-                result?;
-                self.fill(Places {
+                let first = self.remap(from, count, None, 0)?;
+                let rest = Places {
                     first: from.first + count,
                     count: from.count - count,
-                });
-                Ok(0)
+                };
+                self.fill(rest, MapFlags::FIXED_NOREPLACE)?;
+                Ok(first)
             }
-            Call::Grow(from) => {
-                let mut range = self.range(from);
-                let result = range.remap((from.count + 1) * page(), MremapFlags::MAYMOVE);
-                std::mem::forget(range);
-                result.map(|()| 0)
+            Call::Grow { from, more, to } => {
+                if to.is_none() {
+                    let range = self.range(Places {
+                        first: from.end(),
+                        count: more,
+                    });
+                    range.unmap_part(0, range.len())?;
+                }
+                let first = self.remap(from, from.count + more, to, 0)?;
+                if to.is_some() {
+                    self.fill(from, MapFlags::FIXED_NOREPLACE)?;
+                }
+                Ok(first)
+            }
+            Call::Duplicate { from, count, to } => {
+                let nothing = Places {
+                    first: from,
+                    count: 0,
+                };
+                self.remap(nothing, count, Some(to), 0)
             }
             Call::Protect(places, protection) => {
-                let range = self.range(places);
-                let result = range.protect(match protection {
+                let result = self.range(places).protect(match protection {
                     Protection::None => MprotectFlags::empty(),
                     Protection::Read => MprotectFlags::READ,
                     Protection::ReadWrite => MprotectFlags::READ | MprotectFlags::WRITE,
                     Protection::Exec => MprotectFlags::READ | MprotectFlags::EXEC,
                 });
-                std::mem::forget(range);
                 result.map(|()| 0)
             }
             Call::Advise(places, advice) => {
-                let range = self.range(places);
-                let result = range.advise(match advice {
-                    Advice::DontNeed => memory::Advice::LinuxDontNeed,
-                    Advice::PopulateRead => memory::Advice::LinuxPopulateRead,
-                    Advice::PopulateWrite => memory::Advice::LinuxPopulateWrite,
-                    Advice::Cold => memory::Advice::LinuxCold,
-                    Advice::PageOut => memory::Advice::LinuxPageOut,
-                    Advice::WillNeed => memory::Advice::WillNeed,
-                    Advice::DontFork => memory::Advice::LinuxDontFork,
-                });
-                std::mem::forget(range);
-                result.map(|()| 0)
+                let number = match advice {
+                    Advice::DontNeed => libc::MADV_DONTNEED,
+                    Advice::PopulateRead => libc::MADV_POPULATE_READ,
+                    Advice::PopulateWrite => libc::MADV_POPULATE_WRITE,
+                    Advice::GuardInstall => GUARD_INSTALL,
+                    Advice::GuardRemove => GUARD_REMOVE,
+                    Advice::DontFork => libc::MADV_DONTFORK,
+                    Advice::DoFork => libc::MADV_DOFORK,
+                    Advice::Unlocked(number) | Advice::Flags(number) | Advice::Attempt(number) => {
+                        number
+                    }
+                };
+                let (offset, len) = (places.first * page(), places.count * page());
+                let result = self.common.places.advise_by_number(offset, len, number);
+                match advice {
+                    Advice::Attempt(_) => Ok(0),
+                    _ => result.map(|()| 0),
+                }
+            }
+            Call::Lock(places) | Call::Unlock(places) => {
+                let (start, len) = (self.range(places).at(0).cast(), places.count * page());
+                // SAFETY: the range is ours.
+                system_call(match call {
+                    Call::Lock(_) => unsafe { libc::mlock(start, len) },
+                    // SAFETY: as above.
+                    _ => unsafe { libc::munlock(start, len) },
+                })
+            }
+            Call::Touch { place, write } => {
+                let at = self.common.places.at(place * page()) as usize;
+                let signal = touch(at, write).err();
+                Ok(signal.map_or(0, |signal| signal.as_raw() as usize))
             }
             Call::Load { place, offset, len } => {
                 let bytes = self.common.places.read(place * page() + offset, len);
@@ -425,7 +482,7 @@ impl Worker<'_> {
                 seed,
             } => {
                 let at = place * page() + offset;
-                self.common.places.write(at, &bytes(seed, len));
+                self.common.places.write(at, &bytes(seed.into(), len));
                 Ok(len)
             }
             Call::CopyOut { place, offset, len } => {
@@ -447,7 +504,7 @@ impl Worker<'_> {
                 seed,
             } => {
                 let at = place * page() + offset;
-                assert_eq!(io::pwrite(&self.file, &bytes(seed, len), 0), Ok(len));
+                assert_eq!(io::pwrite(&self.file, &bytes(seed.into(), len), 0), Ok(len));
                 // SAFETY: the address is for the kernel only.
                 io::pread(
                     &self.file,
@@ -455,7 +512,7 @@ impl Worker<'_> {
                     0,
                 )
             }
-            Call::Fork { .. } | Call::Exit | Call::Kill => unreachable!("not for `make`"),
+            Call::Fork { .. } | Call::Exit | Call::Kill | Call::Weather(_) => unreachable!("not for `make`"),
         }
     }
 }

@@ -26,8 +26,12 @@ use rustix::{
 };
 
 use super::ledger::{Before, CELL, Ledger, locked};
-use crate::support::memory::{
-    Advice, Map, MprotectFlags, PRIVATE, ProtFlags, READ, RW, SHARED, mmap, page, try_anonymous,
+use crate::support::{
+    memory::{
+        Advice, COLLAPSE, GUARD_INSTALL, GUARD_REMOVE, Map, MprotectFlags, PRIVATE, ProtFlags, READ,
+        RW, SHARED, mmap, page, table, try_anonymous,
+    },
+    touch::touch,
 };
 
 /// Descriptors and mappings of a worker, and its forked guests.
@@ -36,8 +40,9 @@ const WINDOWS: usize = 8;
 const GUESTS: usize = 2;
 /// Pages that one call transfers, at most.
 const TRANSFER: usize = 3;
-/// Pages of a mapping, but for those of the whole buffer.
+/// Pages of a mapping, most of the time, and at most.
 const WINDOW_PAGES: usize = 64;
+const LARGEST_PAGES: usize = 1600;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -48,6 +53,7 @@ pub enum Kind {
     Move,
     Shrink,
     Grow,
+    Duplicate,
     Protect,
     Advise,
     Fault,
@@ -65,14 +71,15 @@ pub enum Kind {
 }
 
 /// Every kind, and how often it is chosen.
-pub const KINDS: [(Kind, usize); 21] = [
+pub const KINDS: [(Kind, usize); 22] = [
     (Kind::Open, 40),
     (Kind::Close, 30),
     (Kind::Map, 120),
     (Kind::Unmap, 60),
     (Kind::Move, 40),
     (Kind::Shrink, 20),
-    (Kind::Grow, 10),
+    (Kind::Grow, 20),
+    (Kind::Duplicate, 10),
     (Kind::Protect, 60),
     (Kind::Advise, 80),
     (Kind::Fault, 20),
@@ -120,11 +127,39 @@ struct Window {
     protection: ProtFlags,
     /// Whether a forked process has it too.
     forks: bool,
+    /// Whether it is locked, and all of it guard pages.
+    locked: bool,
+    guarded: bool,
 }
 
 impl Window {
     fn pages(&self) -> usize {
         self.copies.len()
+    }
+
+    /// A mapping like this one in which nothing has been done yet.
+    fn anew(&self, map: Map, pages: usize) -> Self {
+        Self {
+            map,
+            copies: vec![None; pages],
+            locked: false,
+            guarded: false,
+            ..*self
+        }
+    }
+
+    /// Unmaps what is past the end of the buffer.
+    fn trim(&mut self, ledger: &Ledger) {
+        let within = ledger.pages - self.first;
+        if self.pages() > within {
+            let past = self.cut(within);
+            let signal = match past.readable() {
+                true => Signal::BUS,
+                false => Signal::SEGV,
+            };
+            let found = touch(past.map.at(0) as usize, false);
+            assert_eq!(found, Err(signal), "past the end");
+        }
     }
 
     /// Keeps the first `pages` pages, and gives back the others.
@@ -155,11 +190,16 @@ impl Window {
     }
 
     fn readable(&self) -> bool {
-        self.protection.contains(READ)
+        self.protection.contains(READ) && !self.guarded
     }
 
     fn writable(&self) -> bool {
-        self.protection == RW
+        self.protection == RW && !self.guarded
+    }
+
+    /// Whether the kernel copies pages of its own accord, as many as there is memory for.
+    fn is_copied_when_locked(&self) -> bool {
+        self.locked && !self.shared && self.may_write
     }
 
     fn check_page(&self, ledger: &Ledger, index: usize) {
@@ -248,6 +288,17 @@ fn choose<'a>(
     fitting.choose(rng).copied()
 }
 
+/// Addresses for so many pages, which begin anywhere in what a page table maps.
+fn place(ledger: &Ledger, rng: &mut SmallRng, pages: usize) -> Option<Map> {
+    let skew = rng.random_range(0..table() / page());
+    let room = try_anonymous(skew + pages, ProtFlags::empty(), PRIVATE);
+    let room = ledger.enough("mmap", room)?;
+    let place = room.part(skew * page(), pages * page());
+    drop(room.part(0, skew * page()));
+    forget(room);
+    Some(place)
+}
+
 /// Memory of a worker's own to read to and write from; no worker without.
 fn transfer(ledger: &Ledger) -> Map {
     let map = ledger.enough("mmap and mlock", locked(TRANSFER));
@@ -327,6 +378,7 @@ impl<'a> Worker<'a> {
             Kind::Move => self.relocate().is_some(),
             Kind::Shrink => self.shrink().is_some(),
             Kind::Grow => self.grow().is_some(),
+            Kind::Duplicate => self.duplicate().is_some(),
             Kind::Protect => self.protect().is_some(),
             Kind::Advise => self.advise().is_some(),
             Kind::Fault => self.fault().is_some(),
@@ -385,10 +437,10 @@ impl<'a> Worker<'a> {
     fn range(&mut self) -> Range<usize> {
         let pages = self.ledger.pages;
         let rng = &mut self.rng;
-        if rng.random_ratio(1, 16) {
-            return 0..pages;
-        }
-        let count = rng.random_range(1..=pages.min(WINDOW_PAGES));
+        let most = *[WINDOW_PAGES, WINDOW_PAGES, WINDOW_PAGES, LARGEST_PAGES]
+            .choose(rng)
+            .expect("sizes");
+        let count = rng.random_range(1..=pages.min(most));
         let mut first = rng.random_range(0..=pages - count);
         let owned: Vec<_> = self.ledger.owned(self.slot).collect();
         if let (Some(cells), true) = (owned.choose(rng), rng.random()) {
@@ -406,9 +458,15 @@ impl<'a> Worker<'a> {
         let may_write = !shared || *access == Access::ReadWrite;
         let protection = if write && may_write { RW } else { READ };
         let flags = if shared { SHARED } else { PRIVATE };
-        let (offset, len) = (range.start * page(), range.len() * page());
-        let result = mmap(device, offset as u64, len, protection, flags);
-        let map = ledger.enough("mmap", result)?;
+        let (offset, len) = ((range.start * page()) as u64, range.len() * page());
+        // The kernel aligns what it finds addresses for.
+        let map = if self.rng.random() {
+            ledger.enough("mmap", mmap(device, offset, len, protection, flags))?
+        } else {
+            let place = place(ledger, &mut self.rng, range.len())?;
+            ledger.enough("mmap", place.fixed(device, offset, protection, flags))?;
+            place
+        };
         self.windows.push(Window {
             map,
             first: range.start,
@@ -417,6 +475,8 @@ impl<'a> Worker<'a> {
             may_write,
             protection,
             forks: true,
+            locked: false,
+            guarded: false,
         });
         Some(())
     }
@@ -442,13 +502,23 @@ impl<'a> Worker<'a> {
         Some(window)
     }
 
-    /// mremap to another place.
+    /// mremap to another place, which may leave the mapping where it is too.
     fn relocate(&mut self) -> Option<()> {
         let mut part = self.any_part()?;
-        let place = try_anonymous(part.pages(), ProtFlags::empty(), PRIVATE);
-        if let Some(place) = self.ledger.enough("mmap", place) {
-            let result = part.map.remap_onto(place);
-            self.ledger.enough("mremap to another place", result);
+        if let Some(place) = place(self.ledger, &mut self.rng, part.pages()) {
+            let stays = self.rng.random_ratio(1, 4);
+            let flags = match stays {
+                true => MremapFlags::DONTUNMAP,
+                false => MremapFlags::empty(),
+            };
+            let result = part.map.remap_part_onto(part.map.len(), place, flags);
+            if let Some(moved) = self.ledger.enough("mremap to another place", result) {
+                let left = replace(&mut part.map, moved);
+                match stays {
+                    true => self.windows.push(part.anew(left, part.pages())),
+                    false => forget(left),
+                }
+            }
         }
         self.windows.push(part);
         Some(())
@@ -467,16 +537,43 @@ impl<'a> Worker<'a> {
         self.ledger.enough("mremap to fewer pages", result)
     }
 
+    /// mremap to more pages, of which those past the end are given back.
     fn grow(&mut self) -> Option<()> {
-        let window = self.windows.choose_mut(&mut self.rng)?;
-        let len = window.map.len() + page();
-        let result = window.map.remap(len, MremapFlags::MAYMOVE);
-        assert_eq!(result, Err(Errno::FAULT), "mremap to more pages");
+        let mut part = self.any_part()?;
+        if !part.guarded && !part.is_copied_when_locked() {
+            let pages = part.pages() + self.rng.random_range(1..=WINDOW_PAGES);
+            let result = part.map.remap(pages * page(), MremapFlags::MAYMOVE);
+            if self.ledger.enough("mremap to more pages", result).is_some() {
+                part.copies.resize(pages, None);
+                part.trim(self.ledger);
+            }
+        }
+        self.windows.push(part);
+        Some(())
+    }
+
+    /// mremap of nothing.
+    fn duplicate(&mut self) -> Option<()> {
+        let window = self.windows.choose(&mut self.rng).filter(|of| of.shared)?;
+        let pages = self.rng.random_range(1..=WINDOW_PAGES);
+        let place = place(self.ledger, &mut self.rng, pages)?;
+        let result = window.map.remap_part_onto(0, place, MremapFlags::empty());
+        let map = self.ledger.enough("mremap of nothing", result)?;
+        let mut window = Window {
+            locked: window.locked,
+            ..window.anew(map, pages)
+        };
+        window.trim(self.ledger);
+        self.windows.push(window);
         Some(())
     }
 
     fn protect(&mut self) -> Option<()> {
         let mut part = self.any_part()?;
+        if part.is_copied_when_locked() {
+            self.windows.push(part);
+            return None;
+        }
         let protections = [ProtFlags::empty(), READ, RW, RW, READ | ProtFlags::EXEC];
         let protection = *protections.choose(&mut self.rng).expect("protections");
         let wanted = if protection.contains(ProtFlags::EXEC) || protection == RW && !part.may_write
@@ -501,31 +598,51 @@ impl<'a> Worker<'a> {
     fn advise(&mut self) -> Option<()> {
         let mut part = self.any_part()?;
         let choices = [
-            Advice::LinuxDontNeed,
-            Advice::LinuxDontNeed,
-            Advice::LinuxDontNeed,
-            Advice::LinuxPopulateRead,
-            Advice::LinuxPopulateWrite,
-            Advice::LinuxCold,
-            Advice::LinuxPageOut,
-            Advice::LinuxPageOut,
-            Advice::WillNeed,
-            Advice::LinuxDontFork,
+            libc::MADV_DONTNEED,
+            libc::MADV_DONTNEED,
+            libc::MADV_DONTNEED,
+            libc::MADV_POPULATE_READ,
+            libc::MADV_POPULATE_WRITE,
+            libc::MADV_COLD,
+            libc::MADV_PAGEOUT,
+            libc::MADV_PAGEOUT,
+            libc::MADV_WILLNEED,
+            libc::MADV_DONTFORK,
+            libc::MADV_DOFORK,
+            libc::MADV_HUGEPAGE,
+            libc::MADV_NOHUGEPAGE,
+            COLLAPSE,
+            GUARD_INSTALL,
+            GUARD_REMOVE,
+            GUARD_REMOVE,
         ];
         let advice = *choices.choose(&mut self.rng)?;
         let allowed = match advice {
-            Advice::LinuxPopulateRead => part.readable(),
-            Advice::LinuxPopulateWrite => part.writable(),
+            libc::MADV_POPULATE_READ => part.readable(),
+            libc::MADV_POPULATE_WRITE => part.writable(),
+            libc::MADV_DONTNEED | libc::MADV_COLD | libc::MADV_PAGEOUT | GUARD_INSTALL => {
+                !part.locked
+            }
             _ => true,
         };
         if allowed {
             let before = self.ledger.before();
-            // Where it fails, what it has come to is not known: the window is given up.
-            self.ledger.enough("madvise", part.map.advise(advice))?;
+            let result = part.map.advise_by_number(0, part.map.len(), advice);
+            if advice != COLLAPSE {
+                // Where it fails, what it has come to is not known: the window is given up.
+                self.ledger.enough("madvise", result)?;
+            }
             match advice {
-                Advice::LinuxDontNeed => part.copies.fill(None),
-                Advice::LinuxDontFork => part.forks = false,
-                Advice::LinuxPopulateWrite => part.all_copied(self.ledger, &before),
+                libc::MADV_DONTNEED => part.copies.fill(None),
+                libc::MADV_DONTFORK | libc::MADV_DOFORK => {
+                    part.forks = advice == libc::MADV_DOFORK;
+                }
+                libc::MADV_POPULATE_WRITE => part.all_copied(self.ledger, &before),
+                GUARD_INSTALL => {
+                    part.copies.fill(None);
+                    part.guarded = true;
+                }
+                GUARD_REMOVE => part.guarded = false,
                 _ => {}
             }
         }
@@ -535,7 +652,9 @@ impl<'a> Worker<'a> {
 
     /// Faults on a page that another thread may be faulting on, or taking out of the page table.
     fn fault(&mut self) -> Option<()> {
-        let index = self.rng.random_range(0..self.ledger.pages.min(2));
+        let first_of_second = table() / page();
+        let places = [0, 1, first_of_second - 1, first_of_second];
+        let index = places.choose(&mut self.rng)? % self.ledger.pages;
         for _ in 0..self.rng.random_range(1..100) {
             let gone = self
                 .common
@@ -558,12 +677,14 @@ impl<'a> Worker<'a> {
         if part.readable() && self.rng.random() {
             // SAFETY: the range belongs to the window.
             self.ledger.enough("mlock", unsafe { mlock(start, len) })?;
+            part.locked = true;
             // A page that can be copied is brought in as a copy.
             part.all_copied(self.ledger, &before);
         } else {
             // SAFETY: as above.
             self.ledger
                 .enough("munlock", unsafe { munlock(start, len) })?;
+            part.locked = false;
         }
         self.windows.push(part);
         Some(())
@@ -739,6 +860,9 @@ impl<'a> Worker<'a> {
             .into_iter()
             .partition(|window| window.forks);
         self.windows = windows;
+        for window in &mut self.windows {
+            window.locked = false;
+        }
         // It is not mapped here.
         forget::<Vec<Window>>(gone);
         for _ in 0..self.rng.random_range(1..60) {

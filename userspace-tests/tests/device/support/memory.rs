@@ -20,7 +20,7 @@ use rustix::{
     param::page_size,
 };
 
-use super::proc::vma_range;
+use super::{proc::vma_range, system_call};
 use crate::harness::skip;
 
 pub const READ: ProtFlags = ProtFlags::READ;
@@ -29,6 +29,12 @@ pub const EXEC: ProtFlags = ProtFlags::EXEC;
 pub const RW: ProtFlags = READ.union(WRITE);
 pub const SHARED: MapFlags = MapFlags::SHARED;
 pub const PRIVATE: MapFlags = MapFlags::PRIVATE;
+
+// Advice that no library has a name for.
+pub const COLLAPSE: i32 = 25;
+pub const SOFT_OFFLINE: i32 = 101;
+pub const GUARD_INSTALL: i32 = 102;
+pub const GUARD_REMOVE: i32 = 103;
 
 /// Size of a page in bytes.
 pub fn page() -> usize {
@@ -261,6 +267,12 @@ impl Map {
         unsafe { mm::madvise(self.raw(offset), len, advice) }
     }
 
+    /// The same for advice of any kind.
+    pub fn advise_by_number(&self, offset: usize, len: usize, advice: i32) -> io::Result<()> {
+        // SAFETY: as above.
+        system_call(unsafe { libc::madvise(self.raw(offset), len, advice) }).map(|_| ())
+    }
+
     /// mprotect(2) on the whole range.
     pub fn protect(&self, prot: MprotectFlags) -> io::Result<()> {
         self.protect_part(0, self.len, prot)
@@ -317,20 +329,25 @@ impl Map {
 
     /// mremap(2) onto the range of `place`.
     pub fn remap_onto(&mut self, place: Map) -> io::Result<()> {
+        let moved = self.remap_part_onto(self.len, place, MremapFlags::empty())?;
+        *self = moved.replacing(self);
+        Ok(())
+    }
+
+    /// mremap(2) of the first `len` bytes onto the range of `place`. What becomes of them, by `len`
+    /// and `flags`, the caller has to see to.
+    pub fn remap_part_onto(
+        &self,
+        len: usize,
+        place: Map,
+        flags: MremapFlags,
+    ) -> io::Result<Map> {
         // A call that fails may have unmapped it: then it is not ours any more.
         let place = ManuallyDrop::new(place);
+        let flags = flags | MremapFlags::MAYMOVE;
         // SAFETY: both ranges belong to us, and no reference into them is alive.
-        unsafe {
-            mm::mremap_fixed(
-                self.raw(0),
-                self.len,
-                place.len,
-                MremapFlags::MAYMOVE,
-                place.raw(0),
-            )
-        }?;
-        *self = ManuallyDrop::into_inner(place).replacing(self);
-        Ok(())
+        unsafe { mm::mremap_fixed(self.raw(0), len, place.len, flags, place.raw(0)) }?;
+        Ok(ManuallyDrop::into_inner(place))
     }
 
     /// The old owner of a range that the kernel has moved owns nothing any more.

@@ -10,6 +10,7 @@ pub mod proc;
 pub mod process;
 pub mod seccomp;
 pub mod touch;
+pub mod weather;
 pub mod withheld;
 
 use std::{fmt::Debug, fs::File, os::fd::OwnedFd};
