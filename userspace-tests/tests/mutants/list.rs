@@ -6,13 +6,15 @@ use super::Mutant;
 const BUFFER: &str = "src/buffer.rs";
 const CRATE: &str = "rust_mmapdev.rs";
 const DEVICE: &str = "src/device.rs";
+const FOLIO: &str = "src/abstractions/mm/folio.rs";
 const HEADER: &str = "src/uapi/rust_mmapdev.h";
+const IOV: &str = "src/abstractions/iov.rs";
 const MAPPING: &str = "src/mapping.rs";
 const MISCDEVICE: &str = "src/abstractions/miscdevice.rs";
+const PAGEMAP: &str = "src/abstractions/mm/pagemap.rs";
 const RANGE: &str = "src/range.rs";
-const SHMEM: &str = "src/abstractions/shmem.rs";
 const TASK: &str = "src/abstractions/task.rs";
-const VM_OPERATIONS: &str = "src/abstractions/vm_operations.rs";
+const VIRT: &str = "src/abstractions/mm/virt.rs";
 
 const fn mutant(
     name: &'static str,
@@ -79,11 +81,21 @@ pub const MUTANTS: &[Mutant] = &[
         "lifecycle::load_logs",
     ),
     mutant(
-        "unload_in_silence",
-        "an unload logs one line",
+        "huge_folios_not_in_the_log",
+        "a load logs how much is in huge folios",
         CRATE,
-        ["pr_info!(\"unloaded\\n\");", ""],
-        "lifecycle::unload_logs",
+        [
+            "                    buffer.pages().huge_size(),\n",
+            "                    0 * buffer.pages().huge_size(),\n",
+        ],
+        "lifecycle::load_logs",
+    ),
+    mutant(
+        "folios_of_another_size_in_the_log",
+        "a load logs how large a huge folio is",
+        CRATE,
+        ["HUGE_FOLIO_SIZE >> 20", "HUGE_FOLIO_SIZE >> 10"],
+        "lifecycle::load_logs",
     ),
     // The interface's header
     mutant(
@@ -106,8 +118,8 @@ pub const MUTANTS: &[Mutant] = &[
         "a new buffer holds a text",
         BUFFER,
         [
-            "        pages.store(0, INITIAL_CONTENT)?;\n",
-            "        let _ = (INITIAL_CONTENT, ShmemPages::store);\n",
+            "        pages.folio(0).ok_or(EIO)?.store(0, INITIAL_CONTENT)?;\n",
+            "        let _ = (INITIAL_CONTENT, Folio::store);\n",
         ],
         "content::a_new_buffer",
     ),
@@ -119,18 +131,11 @@ pub const MUTANTS: &[Mutant] = &[
         "content::a_new_buffer",
     ),
     mutant(
-        "mapping_not_counted",
-        "live_mappings counts mappings up",
+        "no_memory_in_silence",
+        "a load that finds no memory says how many pages it wanted",
         BUFFER,
-        ["live_mappings.fetch_add(1,", "live_mappings.fetch_add(0,"],
-        "fdinfo::",
-    ),
-    mutant(
-        "unmapping_not_counted",
-        "live_mappings counts mappings down",
-        BUFFER,
-        ["live_mappings.fetch_sub(1,", "live_mappings.fetch_sub(0,"],
-        "fdinfo::",
+        ["pr_err!(\"can't allocate", "pr_debug!(\"can't allocate"],
+        "lifecycle::running_out",
     ),
     mutant(
         "read_past_the_end_fails",
@@ -157,12 +162,22 @@ pub const MUTANTS: &[Mutant] = &[
         "rw::write_of_nothing",
     ),
     mutant(
+        "read_brings_nothing",
+        "read(2) brings what the buffer holds",
+        BUFFER,
+        [
+            "                to.copy_from_folio(folio, offset, length)\n",
+            "                let _ = (&to, folio, offset, <IovIterDest<'_> as IovIterDestExt>::copy_from_folio);\n                length\n",
+        ],
+        "rw::read_",
+    ),
+    mutant(
         "write_is_lost",
         "write(2) stores what it was given",
         BUFFER,
         [
-            "transfer(bytes, |chunk| self.pages.copy_from_iter(chunk, from))",
-            "transfer(bytes, |chunk| { let _ = (&from, ShmemPages::copy_from_iter); chunk.length })",
+            "            from.copy_to_folio(folio, offset, length)\n",
+            "            let _ = (&from, folio, offset, <IovIterSource<'_> as IovIterSourceExt>::copy_to_folio);\n            length\n",
         ],
         "rw::write_",
     ),
@@ -180,46 +195,96 @@ pub const MUTANTS: &[Mutant] = &[
         "clear_of_one_page",
         "CLEAR zeroes every page",
         BUFFER,
-        ["for index in 0..self.page_count() {", "for index in 0..1 {"],
+        [
+            "while at < self.size() {\n            match self.transfer(at..self.size(), zero) {",
+            "while at < PAGE_SIZE {\n            match self.transfer(at..PAGE_SIZE, zero) {",
+        ],
         "pages::clear",
     ),
     mutant(
-        "clear_goes_on_when_killed",
-        "a killed CLEAR ends soon",
+        "clear_mixes_with_a_write",
+        "CLEAR waits for a write(2) in the middle of its bytes",
         BUFFER,
         [
-            "            if fatal_signal_pending() {\n                return Err(EINTR);\n            }\n            self.pages.clear",
-            "            self.pages.clear",
+            "        let _writers = self.writers.lock();\n        let zero =",
+            "        let zero =",
         ],
-        "capacity::a_killed_clear",
+        "ioctl::clear_waits",
+    ),
+    mutant(
+        "clear_stops_at_a_bad_page",
+        "CLEAR zeroes what stands behind a page with a memory error",
+        BUFFER,
+        [
+            "                    result = Err(e);\n                    at += PAGE_SIZE;\n",
+            "                    return Err(e);\n",
+        ],
+        "poison::clear",
+    ),
+    mutant(
+        "clear_is_silent_about_a_bad_page",
+        "CLEAR is EIO where a page with a memory error was",
+        BUFFER,
+        ["                    result = Err(e);\n", ""],
+        "poison::clear",
     ),
     mutant(
         "transfer_goes_on_when_killed",
-        "a killed read(2) or write(2) ends soon",
+        "a killed read(2), write(2) or CLEAR ends soon",
         BUFFER,
         [
-            "if fatal_signal_pending() {\n            return if",
-            "if false {\n            return if",
+            "if fatal_signal_pending() {\n                break",
+            "if false && fatal_signal_pending() {\n                break",
         ],
         "capacity::a_killed_",
     ),
     mutant(
-        "transfer_of_one_page",
-        "read(2) and write(2) go on in the next page",
+        "transfer_of_one_folio",
+        "read(2) and write(2) go on in the next folio",
         BUFFER,
         [
-            "range::chunks(bytes, PAGE_SIZE) {",
-            "range::chunks(bytes, PAGE_SIZE).take(1) {",
+            "if copied < length {",
+            "if copied < length || at < bytes.end {",
         ],
         "pages::transfers",
+    ),
+    mutant(
+        "transfer_from_the_folio_s_start",
+        "read(2) and write(2) begin at the file position",
+        BUFFER,
+        [
+            "let offset = at - folio.index() * PAGE_SIZE;",
+            "let offset = (at - folio.index() * PAGE_SIZE) % PAGE_SIZE;",
+        ],
+        "pages::transfers",
+    ),
+    mutant(
+        "transfer_of_a_bad_page",
+        "read(2) and write(2) of a page with a memory error are EIO",
+        BUFFER,
+        [
+            "            if length == 0 {\n                break EIO;\n            }\n",
+            "",
+        ],
+        "poison::",
+    ),
+    mutant(
+        "a_missing_page_is_efault",
+        "read(2) and write(2) of a page that a memory error has taken are EIO",
+        BUFFER,
+        [
+            "else {\n                break EIO;",
+            "else {\n                break EFAULT;",
+        ],
+        "poison::",
     ),
     mutant(
         "bad_address_is_zero",
         "a transfer that can't begin is EFAULT",
         BUFFER,
         [
-            "    if done == 0 && wanted > 0 {\n        return Err(EFAULT);\n    }\n",
-            "    let _ = wanted;\n",
+            "        if at == bytes.start {\n            return Err(reason);\n        }\n",
+            "        let _ = reason;\n",
         ],
         "rw::read_to_a_bad",
     ),
@@ -227,7 +292,7 @@ pub const MUTANTS: &[Mutant] = &[
         "short_copy_counts_as_whole",
         "a transfer up to a bad address returns what was copied",
         BUFFER,
-        ["done += copied;", "done += chunk.length;"],
+        ["at += copied;", "at += length;"],
         "ends_early",
     ),
     // src/device.rs
@@ -306,22 +371,62 @@ pub const MUTANTS: &[Mutant] = &[
         "ioctl::info",
     ),
     mutant(
-        "fdinfo_without_mappings",
-        "fdinfo says how many mappings live",
+        "fdinfo_in_pages",
+        "fdinfo's size is in bytes",
         DEVICE,
         [
-            "        seq_print!(m, \"live_mappings:\\t{}\\n\", buffer.live_mappings());\n",
-            "        let _ = Buffer::live_mappings;\n",
+            "\\t{}\\n\", buffer.size()",
+            "\\t{}\\n\", buffer.page_count()",
         ],
         "fdinfo::",
+    ),
+    mutant(
+        "fdinfo_page_count_in_bytes",
+        "fdinfo says how many pages there are",
+        DEVICE,
+        [
+            "\\t{}\\n\", buffer.page_count()",
+            "\\t{}\\n\", buffer.size()",
+        ],
+        "fdinfo::",
+    ),
+    mutant(
+        "fdinfo_without_huge_size",
+        "fdinfo says how much is in huge folios",
+        DEVICE,
+        [
+            "buffer.pages().huge_size()",
+            "0 * buffer.pages().huge_size()",
+        ],
+        "fdinfo::",
+    ),
+    mutant(
+        "seeks_to_the_last_page_only",
+        "lseek(2) moves up to the end of the buffer",
+        DEVICE,
+        [
+            "        buffer.size()\n    }\n",
+            "        buffer.size() - PAGE_SIZE\n    }\n",
+        ],
+        "seek::",
+    ),
+    mutant(
+        "mappings_of_no_file",
+        "the core finds the buffer's pages where the file's f_mapping leads",
+        DEVICE,
+        [
+            "    fn page_cache<'a>(buffer: &'a ArcBorrow<'_, Buffer>) -> &'a PageCache {\n        buffer.pages()\n    }\n\n",
+            "",
+        ],
+        "programs::mincore",
     ),
     mutant(
         "open_refuses_write_only",
         "the device opens in every access mode",
         DEVICE,
         [
-            "_file: &File) -> Result<Arc<Buffer>> {\n",
-            "_file: &File) -> Result<Arc<Buffer>> {\n        if _file.flags() & O_ACCMODE == O_WRONLY {\n            return Err(EACCES);\n        }\n",
+            "fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Buffer>> {\n",
+            "fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Buffer>> {\n        if _file.flags() & O_ACCMODE == O_WRONLY {\n            return Err(EACCES);\n        }\n",
         ],
         "open::every_access_mode",
     ),
@@ -330,8 +435,8 @@ pub const MUTANTS: &[Mutant] = &[
         "any number of descriptors may be open",
         DEVICE,
         [
-            "_file: &File) -> Result<Arc<Buffer>> {\n",
-            "_file: &File) -> Result<Arc<Buffer>> {\n        use core::sync::atomic::{AtomicUsize, Ordering};\n        static OPENS: AtomicUsize = AtomicUsize::new(0);\n        if OPENS.fetch_add(1, Ordering::Relaxed) >= 100 {\n            return Err(EMFILE);\n        }\n",
+            "misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Buffer>> {\n",
+            "misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Buffer>> {\n        use core::sync::atomic::{AtomicUsize, Ordering};\n        static OPENS: AtomicUsize = AtomicUsize::new(0);\n        if OPENS.fetch_add(1, Ordering::Relaxed) >= 100 {\n            return Err(EMFILE);\n        }\n",
         ],
         "open::many",
     ),
@@ -340,8 +445,8 @@ pub const MUTANTS: &[Mutant] = &[
         "use of the device logs nothing",
         DEVICE,
         [
-            "        Ok(buffer.clone())",
-            "        pr_info!(\"opened\\n\");\n        Ok(buffer.clone())",
+            "        Ok(misc.data().clone())",
+            "        pr_info!(\"opened\\n\");\n        Ok(misc.data().clone())",
         ],
         "lifecycle::nothing_is_logged",
     ),
@@ -358,20 +463,40 @@ pub const MUTANTS: &[Mutant] = &[
         "mmap(2)'s offset selects the page",
         MAPPING,
         [
-            "range::pages(vma.pgoff(), count",
-            "range::pages(0 * vma.pgoff(), count",
+            "(first, count) = (vma.pgoff(),",
+            "(first, count) = (0 * vma.pgoff(),",
         ],
         "pages::every_window",
     ),
     mutant(
         "no_insertion_at_mmap",
-        "every page is there after mmap(2)",
+        "one page is there after mmap(2)",
         MAPPING,
         [
-            "    buffer.pages().insert(vma.set_mixedmap(), pages)?;",
-            "    let _ = (pages, vma.set_mixedmap(), crate::abstractions::shmem::ShmemPages::insert);",
+            "if count == 1 && !vma.locked() {",
+            "if false && count == 1 && !vma.locked() {",
         ],
-        "pages::every_page_is_there",
+        "pages::one_page_is_there",
+    ),
+    mutant(
+        "insertion_of_a_locked_page",
+        "what MAP_LOCKED maps is locked",
+        MAPPING,
+        [
+            "if count == 1 && !vma.locked() {",
+            "let _ = vma.locked();\n    if count == 1 {",
+        ],
+        "s3_2_flags_locked",
+    ),
+    mutant(
+        "insertion_of_a_bad_page",
+        "a page with a memory error is never mapped",
+        MAPPING,
+        [
+            "if folio.accessible((first - folio.index()) * PAGE_SIZE, PAGE_SIZE) > 0 {",
+            "if folio.order() < 64 {",
+        ],
+        "poison::",
     ),
     mutant(
         "execution_allowed",
@@ -398,19 +523,32 @@ pub const MUTANTS: &[Mutant] = &[
         "mmap::exec",
     ),
     mutant(
-        "mappings_grow",
-        "mremap(2) grows no mapping",
+        "mappings_do_not_grow",
+        "mremap(2) grows a mapping",
         MAPPING,
-        ["    vma.set_dontexpand();\n", ""],
+        [
+            "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n",
+            "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n    vma.set_dontexpand();\n",
+        ],
         "mmap::mremap_grows",
+    ),
+    mutant(
+        "mappings_are_mixed",
+        "a mapping is an ordinary one",
+        MAPPING,
+        [
+            "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n",
+            "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n    vma.set_mixedmap();\n",
+        ],
+        "mmap::the_vma",
     ),
     mutant(
         "private_is_refused",
         "a mapping may be private",
         MAPPING,
         [
-            "    vma.set_dontexpand();\n",
-            "    if vma.flags() & kernel::mm::virt::flags::SHARED == 0 {\n        return Err(EINVAL);\n    }\n    vma.set_dontexpand();\n",
+            "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n",
+            "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n    if vma.flags() & kernel::mm::virt::flags::SHARED == 0 {\n        return Err(EINVAL);\n    }\n",
         ],
         "cow::",
     ),
@@ -419,8 +557,8 @@ pub const MUTANTS: &[Mutant] = &[
         "a mapping is memory: VM_IO keeps get_user_pages() and core dumps away",
         MAPPING,
         [
-            "    vma.set_dontexpand();\n",
-            "    vma.set_dontexpand();\n    vma.set_io();\n",
+            "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n",
+            "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n    vma.set_io();\n",
         ],
         "io::",
     ),
@@ -429,8 +567,8 @@ pub const MUTANTS: &[Mutant] = &[
         "fork(2) copies a mapping",
         MAPPING,
         [
-            "    vma.set_dontexpand();\n",
-            "    vma.set_dontexpand();\n    vma.set_dontcopy();\n",
+            "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n",
+            "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n    vma.set_dontcopy();\n",
         ],
         "fork",
     ),
@@ -439,8 +577,8 @@ pub const MUTANTS: &[Mutant] = &[
         "a core dump has the mapping's pages",
         MAPPING,
         [
-            "    vma.set_dontexpand();\n",
-            "    vma.set_dontexpand();\n    vma.set_dontdump();\n",
+            "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n",
+            "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n    vma.set_dontdump();\n",
         ],
         "core_dump",
     ),
@@ -449,37 +587,47 @@ pub const MUTANTS: &[Mutant] = &[
         "use of the device logs nothing",
         MAPPING,
         [
-            "        let page = self.pages()",
-            "        pr_info!(\"fault\\n\");\n        let page = self.pages()",
+            "        if index >= buffer.page_count() {",
+            "        pr_info!(\"fault\\n\");\n        if index >= buffer.page_count() {",
         ],
         "lifecycle::nothing_is_logged",
+    ),
+    mutant(
+        "past_the_end_is_a_memory_error",
+        "SIGBUS past the end does not speak of a memory error",
+        MAPPING,
+        [
+            "        if index >= buffer.page_count() {",
+            "        if index > buffer.page_count() {",
+        ],
+        "s6_2_access_past",
+    ),
+    mutant(
+        "a_memory_error_is_past_the_end",
+        "SIGBUS on a page with a memory error says so",
+        MAPPING,
+        [".ok_or(FaultError::HwPoison)", ".ok_or(FaultError::Sigbus)"],
+        "poison::",
     ),
     mutant(
         "fault_serves_page_0",
         "a fault serves the page at its place",
         MAPPING,
-        ["page(fault.pgoff())", "page(0 * fault.pgoff())"],
-        "pages::every_page_faults",
+        [
+            "buffer.pages().lock_folio(index)",
+            "buffer.pages().lock_folio(0 * index)",
+        ],
+        "pages::every_first_store",
     ),
     mutant(
         "fault_serves_the_next_page",
         "a fault serves the page at its place",
         MAPPING,
         [
-            "page(fault.pgoff())",
-            "page((fault.pgoff() + 1) % self.page_count())",
+            "buffer.pages().lock_folio(index)",
+            "buffer.pages().lock_folio((index + 1) % buffer.page_count())",
         ],
-        "pages::every_page_faults",
-    ),
-    mutant(
-        "fault_counts_from_the_vma",
-        "a fault in a window serves the buffer's page, not the window's",
-        MAPPING,
-        [
-            "page(fault.pgoff())",
-            "page({ let _ = fault.pgoff(); (fault.address() - fault.vma().start()) / PAGE_SIZE })",
-        ],
-        "pages::every_page_faults",
+        "pages::every_first_store",
     ),
     // src/range.rs
     mutant(
@@ -523,45 +671,27 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "bytes",
     ),
-    mutant(
-        "chunks_cross_pages",
-        "a chunk lies within a page",
-        RANGE,
-        ["length: (page_size - offset).min", "length: page_size.min"],
-        "chunks",
-    ),
-    mutant(
-        "chunks_of_page_0",
-        "a chunk is of the page it lies in",
-        RANGE,
-        ["page: start / page_size,", "page: 0 * start / page_size,"],
-        "pages::transfers",
-    ),
     // src/abstractions/miscdevice.rs
     mutant(
         "anybody_may_open",
         "the device is root's alone until the administrator says otherwise",
         MISCDEVICE,
         [
-            "misc.fops = &Self::VTABLE;",
-            "misc.fops = &Self::VTABLE;\n                misc.mode = 0o666;",
+            "misc.fops = FileOperations::<T>::table();",
+            "misc.fops = FileOperations::<T>::table();\n                misc.mode = 0o666;",
         ],
         "open::",
     ),
-    Mutant {
-        // Linux 7.3 sets it itself.
-        kernel: "7.2",
-        ..mutant(
-            "no_owner",
-            "the module can't be unloaded under a descriptor",
-            MISCDEVICE,
-            [
-                "owner: this_module(),",
-                "owner: { let _ = this_module(); core::ptr::null_mut() },",
-            ],
-            "refs::",
-        )
-    },
+    mutant(
+        "no_owner",
+        "the module can't be unloaded under a descriptor",
+        MISCDEVICE,
+        [
+            "owner: this_module(),",
+            "owner: { let _ = this_module(); core::ptr::null_mut() },",
+        ],
+        "refs::",
+    ),
     mutant(
         "no_fsync",
         "fsync(2) and msync(2) succeed",
@@ -573,7 +703,7 @@ pub const MUTANTS: &[Mutant] = &[
         "no_llseek",
         "lseek(2) moves within the buffer",
         MISCDEVICE,
-        ["        llseek: Some(Self::llseek),\n", ""],
+        ["Some(Self::llseek)", "None"],
         "seek::",
     ),
     mutant(
@@ -590,176 +720,89 @@ pub const MUTANTS: &[Mutant] = &[
         "no_splice_from",
         "splice(2) and sendfile(2) read the device",
         MISCDEVICE,
-        [
-            "        splice_read: Some(bindings::copy_splice_read),\n",
-            "",
-        ],
+        ["Some(bindings::copy_splice_read)", "None"],
         "io::s",
     ),
     mutant(
         "no_splice_to",
         "splice(2) and sendfile(2) write the device",
         MISCDEVICE,
-        [
-            "        splice_write: Some(bindings::iter_file_splice_write),\n",
-            "",
-        ],
+        ["Some(bindings::iter_file_splice_write)", "None"],
         "io::s",
+    ),
+    mutant(
+        "no_fdinfo",
+        "fdinfo says what there is to say of the buffer",
+        MISCDEVICE,
+        ["Some(Self::show_fdinfo)", "None"],
+        "fdinfo::",
+    ),
+    mutant(
+        "no_32_bit_programs",
+        "32-bit programs can make the requests",
+        MISCDEVICE,
+        [
+            "            bindings::compat_ptr_ioctl\n",
+            "            None\n",
+        ],
+        "ioctl::from_32",
+    ),
+    mutant(
+        "addresses_at_random",
+        "mmap(2) picks addresses where huge entries fit",
+        MISCDEVICE,
+        ["Some(bindings::thp_get_unmapped_area)", "None"],
+        "huge::mmap_picks",
     ),
     mutant(
         "threads_share_a_position_badly",
         "calls of write(2) on one descriptor take turns to use its position",
         MISCDEVICE,
         [
-            "                (*file).f_mode |= FMODE_ATOMIC_POS;\n",
-            "                let _ = FMODE_ATOMIC_POS;\n",
+            "bindings::FMODE_ATOMIC_POS | bindings::FMODE_NOCMTIME",
+            "bindings::FMODE_NOCMTIME",
         ],
         "rw::writes_take_turns",
     ),
-    // src/abstractions/shmem.rs
     mutant(
-        "pages_of_no_file",
-        "a futex on a shared mapping works between processes",
-        SHMEM,
+        "a_store_changes_the_times",
+        "a store through a mapping leaves the node's times alone",
+        MISCDEVICE,
         [
-            "shmem_read_mapping_page_gfp(mapping, index, gfp) };",
-            "let _ = (index, shmem_read_mapping_page_gfp as usize); bindings::alloc_pages(gfp | bindings::__GFP_ZERO, 0) };",
+            "bindings::FMODE_ATOMIC_POS | bindings::FMODE_NOCMTIME",
+            "bindings::FMODE_ATOMIC_POS",
         ],
-        "futex::",
+        "fault::a_store_leaves",
     ),
     mutant(
-        "every_second_page_twice",
-        "each page of the buffer is its own",
-        SHMEM,
+        "a_file_keeps_the_inode",
+        "an unload gives the inode back",
+        MISCDEVICE,
         [
-            "shmem_read_mapping_page_gfp(mapping, index, gfp)",
-            "shmem_read_mapping_page_gfp(mapping, index & !1, gfp)",
+            "            unsafe { bindings::iput((*(*file).f_mapping).host) };\n",
+            "            let _ = &file;\n",
         ],
-        "content::each_page",
+        "cycles::",
     ),
     mutant(
-        "load_goes_on_when_killed",
-        "a killed insmod ends soon",
-        SHMEM,
+        "a_file_keeps_the_buffer",
+        "an unload gives the buffer back",
+        MISCDEVICE,
         [
-            "if fatal_signal_pending() {",
-            "if false && fatal_signal_pending() {",
-        ],
-        "capacity::a_killed_load",
-    ),
-    mutant(
-        "load_calls_the_oom_killer",
-        "a load that finds no memory is ENOMEM and kills nobody",
-        SHMEM,
-        [
-            "            | (1 << bindings::___GFP_RETRY_MAYFAIL_BIT);",
-            "            ;",
-        ],
-        "lifecycle::running_out",
-    ),
-    mutant(
-        "pages_evictable",
-        "the pages count as Unevictable",
-        SHMEM,
-        ["bindings::mapping_flags_AS_UNEVICTABLE as usize", "63"],
-        "capacity::the_buffer_shows",
-    ),
-    mutant(
-        "pages_leak",
-        "an unload gives all memory back",
-        SHMEM,
-        [
-            "        unsafe { bindings::release_pages(arg, self.pages.len() as i32) };",
-            "        let _ = arg;",
+            "        drop(unsafe { T::Ptr::from_foreign((*file).private_data) });",
+            "        core::mem::forget(unsafe { T::Ptr::from_foreign((*file).private_data) });",
         ],
         "capacity::loads",
     ),
     mutant(
-        "one_page_leaks",
-        "an unload gives every page back",
-        SHMEM,
+        "a_device_stays_registered",
+        "an unload takes the device node away",
+        MISCDEVICE,
         [
-            "release_pages(arg, self.pages.len() as i32)",
-            "release_pages(arg, self.pages.len() as i32 - (self.pages.len() > 16) as i32)",
+            "        unsafe { bindings::misc_deregister(self.misc.get()) };",
+            "        let _ = &self.misc;",
         ],
-        "capacity::loads",
-    ),
-    mutant(
-        "file_leaks",
-        "an unload gives the file back",
-        SHMEM,
-        ["        unsafe { bindings::fput(self.file.as_ptr()) };", ""],
-        "capacity::",
-    ),
-    mutant(
-        "failed_load_leaks",
-        "a load that fails gives back what it had",
-        SHMEM,
-        [
-            "            let page = NonNull::new(from_err_ptr(page)?).ok_or(ENOMEM)?;",
-            "            let page = match from_err_ptr(page) { Ok(p) => NonNull::new(p).ok_or(ENOMEM)?, Err(e) => { core::mem::forget(this); return Err(e); } };",
-        ],
-        "lifecycle::running_out",
-    ),
-    mutant(
-        "killed_load_leaks",
-        "a load that is interrupted gives back what it had",
-        SHMEM,
-        [
-            "                return Err(EINTR);",
-            "                core::mem::forget(this);\n                return Err(EINTR);",
-        ],
-        "capacity::a_killed_load",
-    ),
-    mutant(
-        "writable_through_private",
-        "a store to a private mapping reaches nobody else",
-        SHMEM,
-        [
-            "        let pages = self.pages.get(range).ok_or(EINVAL)?;\n",
-            "        let pages = self.pages.get(range).ok_or(EINVAL)?;\n        unsafe { (*vma.as_ptr()).vm_page_prot.pgprot |= 2 };\n",
-        ],
-        "cow::",
-    ),
-    mutant(
-        "mapping_of_a_copy",
-        "a mapping shows the buffer's own pages",
-        SHMEM,
-        [
-            "        let pages = self.pages.get(range).ok_or(EINVAL)?;\n",
-            "        let count = self.pages.get(range).ok_or(EINVAL)?.len();\n        let mut fresh = KVec::new();\n        for _ in 0..count { fresh.push(NonNull::new(unsafe { bindings::alloc_pages(bindings::GFP_KERNEL | bindings::__GFP_ZERO, 0) }).ok_or(ENOMEM)?, GFP_KERNEL)?; }\n        let pages = &fresh[..];\n",
-        ],
-        "content::",
-    ),
-    mutant(
-        "insertion_may_fail",
-        "mmap(2) succeeds only when every page is in",
-        SHMEM,
-        [
-            "        to_result(unsafe {\n            bindings::vm_insert_pages(",
-            "        count -= 1;\n        to_result(unsafe {\n            bindings::vm_insert_pages(",
-        ],
-        "pages::every_page_is_there",
-    ),
-    mutant(
-        "write_lands_beside",
-        "write(2) stores at the file position",
-        SHMEM,
-        [
-            "bindings::copy_page_from_iter(page.as_ptr(), chunk.offset, chunk.length,",
-            "bindings::copy_page_from_iter(page.as_ptr(), chunk.offset ^ (chunk.offset == 77) as usize, chunk.length,",
-        ],
-        "fsx::",
-    ),
-    mutant(
-        "clear_of_half_a_page",
-        "CLEAR zeroes all of a page",
-        SHMEM,
-        [
-            "0..PAGE_SIZE / size_of::<usize>()",
-            "0..PAGE_SIZE / size_of::<usize>() / 2",
-        ],
-        "ioctl::clear_zeroes",
+        "lifecycle::loads",
     ),
     // src/abstractions/task.rs
     mutant(
@@ -772,72 +815,662 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "capacity::a_caught",
     ),
-    // src/abstractions/vm_operations.rs
+    // src/abstractions/iov.rs
     mutant(
-        "no_fault_handler",
-        "a page that MADV_DONTNEED dropped comes back",
-        VM_OPERATIONS,
-        ["        fault: Some(Self::fault),\n", ""],
-        "fault::after_dontneed",
-    ),
-    mutant(
-        "fault_lost_a_race",
-        "two faults on one page at once both succeed",
-        VM_OPERATIONS,
+        "read_begins_beside",
+        "read(2) brings the bytes at the file position",
+        IOV,
         [
-            "            Err(e) if e == EBUSY => bindings::vm_fault_reason_VM_FAULT_NOPAGE,\n",
-            "",
+            "copy_page_to_iter(folio.as_ptr().cast(), offset, length,",
+            "copy_page_to_iter(folio.as_ptr().cast(), offset ^ (offset == 77) as usize, length,",
         ],
-        "fault::faults_race",
+        "fsx::",
     ),
     mutant(
-        "fault_writable_through_private",
-        "a store to a private mapping reaches nobody else, after MADV_DONTNEED either",
-        VM_OPERATIONS,
+        "write_lands_beside",
+        "write(2) stores at the file position",
+        IOV,
         [
-            "        let data = unsafe { Self::data((*vmf).__bindgen_anon_1.vma) };\n",
-            "        let data = unsafe { Self::data((*vmf).__bindgen_anon_1.vma) };\n        unsafe { (*(*vmf).__bindgen_anon_1.vma).vm_page_prot.pgprot |= 2 };\n",
+            "folio.with_mapped(offset, length, copy)",
+            "folio.with_mapped(offset ^ (offset == 77) as usize, length, copy)",
         ],
-        "s4_3_every_order",
+        "fsx::",
     ),
+    // src/abstractions/mm/folio.rs
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "what_a_new_page_held",
+            "a new buffer holds nothing from before the load",
+            FOLIO,
+            [
+                "folio_alloc_noprof(gfp | bindings::__GFP_ZERO, order)",
+                "folio_alloc_noprof(gfp, order)",
+            ],
+            "content::a_new_buffer",
+        )
+    },
     mutant(
-        "copies_not_counted",
-        "live_mappings counts through fork, split and move",
-        VM_OPERATIONS,
+        "folios_are_never_freed",
+        "an unload gives every page back",
+        FOLIO,
         [
-            "        let _ = Arc::from(data).into_foreign();\n        data.open();",
-            "        let _ = Arc::from(data).into_foreign();",
+            "            unsafe { bindings::__folio_put(folio.as_ptr()) };",
+            "            let _ = bindings::__folio_put as usize;",
         ],
-        "fdinfo::counts",
+        "lifecycle::running_out",
     ),
     mutant(
-        "copies_hold_no_reference",
-        "each VMA holds the buffer",
-        VM_OPERATIONS,
+        "look_ups_keep_a_reference",
+        "an unload gives every page back",
+        FOLIO,
         [
-            "        let _ = Arc::from(data).into_foreign();\n        data.open();",
-            "        data.open();",
-        ],
-        "fdinfo::counts",
-    ),
-    mutant(
-        "closed_vma_keeps_its_reference",
-        "a VMA that goes lets go of the buffer",
-        VM_OPERATIONS,
-        [
-            "let data = unsafe { Arc::<T>::from_foreign((*vma).vm_private_data) };",
-            "let data = unsafe { Self::data(vma) };",
+            "if unsafe { bindings::atomic_dec_and_test(folio.refcount()) } {",
+            "if unsafe { false && bindings::atomic_dec_and_test(folio.refcount()) } {",
         ],
         "capacity::loads",
     ),
     mutant(
+        "orders_up_to_seven",
+        "a folio has as many pages as it has",
+        FOLIO,
+        [
+            "flags.read_volatile() as u32 & 0xff",
+            "flags.read_volatile() as u32 & 7",
+        ],
+        "fdinfo::huge",
+    ),
+    mutant(
+        "every_page_is_the_first",
+        "each page of a folio is its own",
+        FOLIO,
+        [
+            "self.page(index.checked_sub(self.index())?)",
+            "self.page(0 * index.checked_sub(self.index())?)",
+        ],
+        "pages::one_page_is_there",
+    ),
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "a_page_behind_the_folio",
+            "a folio has no page but its own",
+            FOLIO,
+            ["if n >> self.order() != 0 {", "if n >> self.order() > 1 {"],
+            "kunit::",
+        )
+    },
+    mutant(
+        "pages_never_go_bad",
+        "a page with a memory error is never mapped",
+        FOLIO,
+        [
+            "            Some(flags) => unsafe { Self::test(flags, bindings::pageflags_PG_has_hwpoisoned) },",
+            "            Some(_) => false,",
+        ],
+        "poison::",
+    ),
+    mutant(
+        "all_pages_of_a_folio_are_bad",
+        "the pages beside one with a memory error are unharmed",
+        FOLIO,
+        [
+            "bindings::pageflags_PG_hwpoison,\n                )",
+            "bindings::pageflags_PG_head,\n                )",
+        ],
+        "poison::",
+    ),
+    mutant(
+        "nothing_before_a_bad_page",
+        "a transfer ends where a page with a memory error begins",
+        FOLIO,
+        [
+            "Some(n) => (n * PAGE_SIZE).saturating_sub(offset),",
+            "Some(_) => 0,",
+        ],
+        "poison::",
+    ),
+    mutant(
+        "access_past_the_folio",
+        "a folio is accessed within it",
+        FOLIO,
+        [
+            "let length = length.min(self.size().saturating_sub(offset));\n        if",
+            "let length = length.max(self.size()) - offset;\n        if",
+        ],
+        "pages::transfers",
+    ),
+    mutant(
+        "bytes_at_the_page_s_start",
+        "bytes are stored at their place in a page",
+        FOLIO,
+        [
+            "start.cast::<u8>().wrapping_add(in_page)",
+            "start.cast::<u8>().wrapping_add(0 * in_page)",
+        ],
+        "rw::write_",
+    ),
+    mutant(
+        "bad_source_goes_on",
+        "a write(2) from a bad address ends",
+        FOLIO,
+        [
+            "            if done < part {\n                break;\n            }\n",
+            "            let _ = part;\n            if done == 0 {\n                break;\n            }\n            at += part - done;\n",
+        ],
+        "ends_early",
+    ),
+    mutant(
+        "clear_of_half_a_page",
+        "CLEAR zeroes all of a page",
+        FOLIO,
+        [
+            "0..length / size_of::<usize>()",
+            "0..length / size_of::<usize>() / 2",
+        ],
+        "ioctl::clear_zeroes",
+    ),
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "zeros_past_a_page",
+            "pages are zeroed as a whole",
+            FOLIO,
+            [
+                "if (offset | length) % PAGE_SIZE != 0 {",
+                "if offset % PAGE_SIZE != 0 {",
+            ],
+            "kunit::",
+        )
+    },
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "store_past_the_folio",
+            "nothing outside of a folio is touched",
+            FOLIO,
+            [
+                "        if end > self.size() {\n            return Err(EINVAL);\n        }\n        let mut at",
+                "        let mut at",
+            ],
+            "kunit::",
+        )
+    },
+    // src/abstractions/mm/pagemap.rs
+    mutant(
+        "no_large_folios",
+        "the buffer stands in huge folios where memory has them",
+        PAGEMAP,
+        [
+            "if cfg!(CONFIG_TRANSPARENT_HUGEPAGE) {",
+            "if false && cfg!(CONFIG_TRANSPARENT_HUGEPAGE) {",
+        ],
+        "huge::the_buffer",
+    ),
+    mutant(
+        "bytes_are_clean",
+        "the buffer's bytes stay when caches are dropped",
+        PAGEMAP,
+        [
+            "            bindings::folio_mark_dirty(folio.as_ptr());\n",
+            "",
+        ],
+        "s2_the_pages_are",
+    ),
+    mutant(
+        "pages_stay",
+        "a page that is to move can move",
+        PAGEMAP,
+        [
+            "            migrate_folio: Some(bindings::filemap_migrate_folio),\n",
+            "",
+        ],
+        "moving::",
+    ),
+    mutant(
+        "bad_pages_stay",
+        "a page with a memory error is taken away",
+        PAGEMAP,
+        [
+            "            error_remove_folio: Some(bindings::generic_error_remove_folio),\n",
+            "",
+        ],
+        "poison::",
+    ),
+    mutant(
+        "pages_of_no_regular_file",
+        "a page with a memory error is taken away",
+        PAGEMAP,
+        [
+            "            (*inode).i_mode |= bindings::S_IFREG as bindings::umode_t;\n",
+            "",
+        ],
+        "poison::",
+    ),
+    mutant(
+        "the_file_ends_early",
+        "each page of the buffer is mapped",
+        PAGEMAP,
+        [
+            "(*inode).i_size = size;",
+            "(*inode).i_size = size - PAGE_SIZE as bindings::loff_t;",
+        ],
+        "pages::",
+    ),
+    mutant(
+        "pages_evictable",
+        "the pages count as Unevictable",
+        PAGEMAP,
+        [
+            "(*mapping).flags |= 1 << bindings::mapping_flags_AS_UNEVICTABLE;",
+            "(*mapping).flags |= 0 << bindings::mapping_flags_AS_UNEVICTABLE;",
+        ],
+        "capacity::the_buffer_shows",
+    ),
+    mutant(
+        "folios_larger_than_told",
+        "the mapping knows how large its folios are",
+        PAGEMAP,
+        ["(Self::MAX_ORDER as usize) << bindings", "0 << bindings"],
+        "huge::",
+    ),
+    mutant(
+        "load_goes_on_when_killed",
+        "a killed insmod ends soon",
+        PAGEMAP,
+        [
+            "            if fatal_signal_pending() {",
+            "            if false && fatal_signal_pending() {",
+        ],
+        "capacity::a_killed_load",
+    ),
+    mutant(
+        "killed_load_leaks",
+        "a load that is interrupted gives back what it had",
+        PAGEMAP,
+        [
+            "        this.fill()?;",
+            "        if let Err(e) = this.fill() {\n            core::mem::forget(this);\n            return Err(e);\n        }",
+        ],
+        "capacity::a_killed_load",
+    ),
+    mutant(
+        "no_smaller_folios",
+        "a load gets along with smaller folios",
+        PAGEMAP,
+        [
+            "order = order.checked_sub(1).ok_or(e)?;",
+            "order = order.checked_sub(99).ok_or(e)?;",
+        ],
+        "fragmented::",
+    ),
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "folios_reach_past_the_end",
+            "a folio lies within the file",
+            PAGEMAP,
+            ["        room.ilog2()\n", "        (room.ilog2() + 1)\n"],
+            "kunit::",
+        )
+    },
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "folios_anywhere",
+            "a folio stands at a multiple of its size",
+            PAGEMAP,
+            [
+                "            .min(index.trailing_zeros())\n",
+                "            .min(index.trailing_zeros() + 1)\n",
+            ],
+            "kunit::",
+        )
+    },
+    mutant(
+        "load_calls_the_oom_killer",
+        "a load that finds no memory is ENOMEM and kills nobody",
+        PAGEMAP,
+        [
+            "bindings::__GFP_RETRY_MAYFAIL\n",
+            "0 * bindings::__GFP_RETRY_MAYFAIL\n",
+        ],
+        "lifecycle::running_out",
+    ),
+    mutant(
+        "large_folios_at_any_price",
+        "a load kills nobody for a large folio",
+        PAGEMAP,
+        ["bindings::__GFP_NORETRY\n", "0 * bindings::__GFP_NORETRY\n"],
+        "lifecycle::running_out",
+    ),
+    mutant(
+        "failed_allocations_are_logged",
+        "a load that finds no memory logs one line",
+        PAGEMAP,
+        [
+            "GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN | effort",
+            "GFP_HIGHUSER_MOVABLE | effort",
+        ],
+        "lifecycle::more_than_all",
+    ),
+    mutant(
+        "one_page_twice",
+        "each page of the buffer is its own",
+        PAGEMAP,
+        ["self.find(index, 0)", "self.find(index & !1, 0)"],
+        "pages::transfers",
+    ),
+    mutant(
+        "errors_are_folios",
+        "what a memory error has taken is no folio",
+        PAGEMAP,
+        [".filter(|_| !is_err)", ".filter(|_| !is_err || true)"],
+        "poison::",
+    ),
+    mutant(
+        "huge_size_counts_folios",
+        "the size of huge folios is in bytes",
+        PAGEMAP,
+        ["size += HUGE_FOLIO_SIZE;", "size += PAGE_SIZE;"],
+        "fdinfo::huge",
+    ),
+    mutant(
+        "small_folios_are_huge",
+        "only huge folios count as such",
+        PAGEMAP,
+        [
+            "if PAGE_SIZE << order == HUGE_FOLIO_SIZE {",
+            "if PAGE_SIZE << order <= HUGE_FOLIO_SIZE {",
+        ],
+        "fdinfo::",
+    ),
+    mutant(
+        "file_leaks",
+        "an unload gives the file and its pages back",
+        PAGEMAP,
+        [
+            "        unsafe { bindings::__fput_sync(self.file.as_ptr()) };\n    }\n}\n\n#[kunit",
+            "        let _ = bindings::__fput_sync as usize;\n    }\n}\n\n#[kunit",
+        ],
+        "capacity::loads",
+    ),
+    mutant(
+        "chatty_unload",
+        "an unload logs nothing",
+        PAGEMAP,
+        [
+            "    fn drop(&mut self) {\n",
+            "    fn drop(&mut self) {\n        pr_info!(\"unloaded\\n\");\n",
+        ],
+        "lifecycle::unload_logs",
+    ),
+    // src/abstractions/mm/virt.rs
+    mutant(
+        "no_fault_handler",
+        "a page that nobody has read may be written to first",
+        VIRT,
+        [
+            "        fault: Some(Self::fault),\n        #[cfg",
+            "        #[cfg",
+        ],
+        "fault::first_access",
+    ),
+    mutant(
+        "no_faults_around",
+        "one fault brings all that a page table holds",
+        VIRT,
+        ["        map_pages: Some(Self::map_pages),\n", ""],
+        "s5_2_first_touch",
+    ),
+    mutant(
+        "no_huge_faults",
+        "a huge folio is mapped by one entry",
+        VIRT,
+        [
+            "        #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]\n        huge_fault: Some(Self::huge_fault),\n",
+            "",
+        ],
+        "huge::",
+    ),
+    mutant(
         "mappings_do_not_split",
         "munmap(2), mprotect(2) and mremap(2) work on a part of a mapping",
-        VM_OPERATIONS,
+        VIRT,
         [
-            "        fault: Some(Self::fault),\n",
-            "        fault: Some(Self::fault),\n        may_split: Some({\n            unsafe extern \"C\" fn refuse(_: *mut bindings::vm_area_struct, _: usize) -> kernel::ffi::c_int {\n                -22\n            }\n            refuse\n        }),\n",
+            "        map_pages: Some(Self::map_pages),\n",
+            "        map_pages: Some(Self::map_pages),\n        may_split: Some({\n            unsafe extern \"C\" fn refuse(_: *mut bindings::vm_area_struct, _: usize) -> kernel::ffi::c_int {\n                -22\n            }\n            refuse\n        }),\n",
         ],
         "pages::munmap_in_the_middle",
+    ),
+    mutant(
+        "stores_come_one_by_one",
+        "one fault brings all that a page table holds, for stores as well",
+        VIRT,
+        [
+            "if is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
+            "if false && is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
+        ],
+        "s5_2_first_touch",
+    ),
+    mutant(
+        "stores_around_go_unseen",
+        "who tracks writes sees each of them",
+        VIRT,
+        [
+            "if is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
+            "if is_shared_write(vmf) {",
+        ],
+        "like_a_file::",
+    ),
+    mutant(
+        "soft_dirty_is_no_tracking",
+        "who has cleared the soft-dirty bits sees each write",
+        VIRT,
+        [
+            "flags & bindings::__VM_UFFD_FLAGS != 0\n        || (cfg!(CONFIG_MEM_SOFT_DIRTY) && flags & flags::SOFTDIRTY == 0)",
+            "flags & bindings::__VM_UFFD_FLAGS != 0",
+        ],
+        "soft_dirty",
+    ),
+    mutant(
+        "userfaultfd_is_no_tracking",
+        "who has write-protected pages with userfaultfd sees each write",
+        VIRT,
+        [
+            "flags & bindings::__VM_UFFD_FLAGS != 0\n        ||",
+            "false\n        ||",
+        ],
+        "like_a_file::userfaultfd",
+    ),
+    mutant(
+        "private_stores_count_as_shared",
+        "a store to a private mapping reaches nobody else",
+        VIRT,
+        [
+            "unsafe { is_write(vmf) && vm_flags(vma(vmf)) & flags::SHARED != 0 }",
+            "unsafe { is_write(vmf) && vm_flags(vma(vmf)) != 0 }",
+        ],
+        "cow::",
+    ),
+    mutant(
+        "huge_entries_in_part",
+        "a huge entry lies within the mapping",
+        VIRT,
+        [
+            "            if window.pages != bindings::PMD_SIZE / PAGE_SIZE {\n",
+            "            if window.pages == 0 {\n",
+        ],
+        "pages::more_pages",
+    ),
+    mutant(
+        "huge_entries_shifted",
+        "a huge entry leads to the folio that stands there",
+        VIRT,
+        [
+            "                        && folio.index() == window.pgoff\n",
+            "",
+        ],
+        "huge::no_entries",
+    ),
+    mutant(
+        "bad_pages_in_huge_entries",
+        "a folio with a memory error is mapped page by page",
+        VIRT,
+        [
+            "                        && !folio.has_hwpoisoned() =>\n",
+            "                        =>\n",
+        ],
+        "poison::",
+    ),
+    mutant(
+        "huge_entries_one_by_one",
+        "huge entries around are filled too",
+        VIRT,
+        [
+            "const HUGE_FAULT_AROUND: usize = 16;",
+            "const HUGE_FAULT_AROUND: usize = 1;",
+        ],
+        "huge::huge_folios_around",
+    ),
+    mutant(
+        "huge_entries_beside",
+        "the huge entries around lead to the folios that stand there",
+        VIRT,
+        [
+            "                around.__bindgen_anon_1.pgoff.wrapping_add_signed(pages);",
+            "                around.__bindgen_anon_1.pgoff.wrapping_add_signed(2 * pages);",
+        ],
+        "huge::",
+    ),
+    mutant(
+        "huge_entries_around_unseen",
+        "who tracks writes sees each of them in huge folios too",
+        VIRT,
+        [
+            "bindings::vm_fault_reason_VM_FAULT_NOPAGE && !tracked {",
+            "bindings::vm_fault_reason_VM_FAULT_NOPAGE {",
+        ],
+        "soft_dirty",
+    ),
+    mutant(
+        "huge_entries_for_tracked_stores",
+        "who tracks writes sees each of them in huge folios too",
+        VIRT,
+        [
+            "(is_write(vmf) && (tracked || !is_shared_write(vmf)))",
+            "(is_write(vmf) && !is_shared_write(vmf))",
+        ],
+        "soft_dirty",
+    ),
+    mutant(
+        "huge_entries_for_private_stores",
+        "a store to a private mapping copies one page",
+        VIRT,
+        [
+            "(is_write(vmf) && (tracked || !is_shared_write(vmf)))",
+            "(is_write(vmf) && tracked)",
+        ],
+        "huge::a_first_store",
+    ),
+    mutant(
+        "windows_of_all_of_the_mapping",
+        "a window lies within a page table",
+        VIRT,
+        [
+            "let start = table.max(vma.start());",
+            "let start = vma.start();",
+        ],
+        "pages::",
+    ),
+    mutant(
+        "windows_past_the_mapping",
+        "a window lies within the mapping",
+        VIRT,
+        [
+            "let last = (table + (bindings::PMD_SIZE - 1)).min(vma.end() - 1);",
+            "let last = table + (bindings::PMD_SIZE - 1);",
+        ],
+        "pages::",
+    ),
+    mutant(
+        "windows_shifted",
+        "a window shows the pages that stand there",
+        VIRT,
+        [
+            "unsafe { pgoff(vmf) } - (address - start) / PAGE_SIZE,",
+            "unsafe { pgoff(vmf) } - (address - start) / PAGE_SIZE + 1,",
+        ],
+        "pages::",
+    ),
+    mutant(
+        "windows_less_a_page",
+        "a window reaches to the end of the mapping",
+        VIRT,
+        [
+            "pages: (last - start) / PAGE_SIZE + 1,",
+            "pages: ((last - start) / PAGE_SIZE).max(1),",
+        ],
+        "s5_2_first_touch",
+    ),
+    mutant(
+        "mmap_counts_from_page_0",
+        "mmap(2)'s offset selects the page",
+        VIRT,
+        [
+            "unsafe { (*self.as_ptr()).vm_pgoff }",
+            "unsafe { 0 * (*self.as_ptr()).vm_pgoff }",
+        ],
+        "pages::every_window",
+    ),
+    mutant(
+        "nothing_is_locked",
+        "what MAP_LOCKED maps is locked",
+        VIRT,
+        [
+            "self.flags() & bindings::VM_LOCKED != 0",
+            "self.flags() & bindings::VM_LOCKED == 1",
+        ],
+        "s3_2_flags_locked",
+    ),
+    mutant(
+        "mappings_stay_mixed",
+        "a mapping of one page is an ordinary one",
+        VIRT,
+        [
+            "        unsafe { (*self.as_ptr()).__bindgen_anon_2.vm_flags = before };\n",
+            "        let _ = before;\n",
+        ],
+        "mmap::the_vma",
+    ),
+    mutant(
+        "inserted_writable_through_private",
+        "a store to a private mapping reaches nobody else",
+        VIRT,
+        [
+            "        let before = self.flags();\n",
+            "        let before = self.flags();\n        unsafe { (*self.as_ptr()).vm_page_prot.pgprot |= 2 };\n",
+        ],
+        "cow::",
+    ),
+    mutant(
+        "sigbus_is_a_memory_error",
+        "SIGBUS past the end does not speak of a memory error",
+        VIRT,
+        [
+            "Self::Sigbus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,",
+            "Self::Sigbus => bindings::vm_fault_reason_VM_FAULT_HWPOISON,",
+        ],
+        "s6_2_access_past",
+    ),
+    mutant(
+        "a_memory_error_is_sigbus",
+        "SIGBUS on a page with a memory error says so",
+        VIRT,
+        [
+            "Self::HwPoison => bindings::vm_fault_reason_VM_FAULT_HWPOISON,",
+            "Self::HwPoison => bindings::vm_fault_reason_VM_FAULT_SIGBUS,",
+        ],
+        "poison::",
     ),
 ];
