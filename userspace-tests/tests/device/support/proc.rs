@@ -144,10 +144,11 @@ pub fn available() -> i64 {
     meminfo("MemAvailable") + held_by_cpus() * page() as i64
 }
 
-/// Brings what CPUs have yet to add to the lists of pages there, and into the counts.
+/// Brings what CPUs have yet to add to the lists of pages there, and into the counts. Of a huge page
+/// of which only a part is mapped, the kernel frees the rest when it drops what it calls slab.
 pub fn settle_lists() {
-    for file in ["drop_caches", "stat_refresh"] {
-        fs::write(format!("/proc/sys/vm/{file}"), "1").expect(file);
+    for (file, value) in [("drop_caches", "3"), ("stat_refresh", "1")] {
+        fs::write(format!("/proc/sys/vm/{file}"), value).expect(file);
     }
 }
 
