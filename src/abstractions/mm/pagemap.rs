@@ -124,12 +124,15 @@ impl PageCache {
 
     fn fill(&self) -> Result {
         let mut index = 0;
+        // Memory is compacted for want of a folio of some order once: it takes its time.
+        let mut tried = Self::MAX_ORDER + 1;
         while index < self.page_count {
             if fatal_signal_pending() {
                 return Err(EINTR);
             }
             let mut order = Self::largest_order(index, self.page_count - index);
-            while let Err(e) = self.add_folio(index, order) {
+            while let Err(e) = self.add_folio(index, order, order < tried) {
+                tried = tried.min(order);
                 order = order.checked_sub(1).ok_or(e)?;
             }
             index += 1 << order;
@@ -144,15 +147,17 @@ impl PageCache {
             .min(Self::MAX_ORDER)
     }
 
-    /// Adds a new folio: `filemap_add_folio()`.
-    fn add_folio(&self, index: usize, order: u32) -> Result {
-        // Where there is no large folio at hand, smaller ones do.
-        let effort = if order > 0 {
-            bindings::__GFP_NORETRY
+    /// Adds a new folio: `filemap_add_folio()`. Without `compact`, a large one must be at hand.
+    fn add_folio(&self, index: usize, order: u32, compact: bool) -> Result {
+        let mut gfp = bindings::GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN;
+        // Smaller folios do where there are no large ones, but single pages must be had.
+        if order == 0 {
+            gfp |= bindings::__GFP_RETRY_MAYFAIL;
+        } else if compact {
+            gfp |= bindings::__GFP_NORETRY;
         } else {
-            bindings::__GFP_RETRY_MAYFAIL
-        };
-        let gfp = bindings::GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN | effort;
+            gfp &= !bindings::__GFP_DIRECT_RECLAIM;
+        }
         let folio = Folio::new(order, gfp)?;
         // SAFETY: The mapping is valid by the type invariants, takes folios of this order, and the
         // index is a multiple of the folio's size. The folio is new, so that nobody has locked it.
