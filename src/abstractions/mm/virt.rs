@@ -163,7 +163,6 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> Reason {
         // SAFETY: The fault is valid, and its VMA locked. The core has allocated a page table.
         unsafe {
-            let write = is_write(vmf);
             let index = pgoff(vmf);
             let write = is_write(vmf);
             if (!write || is_shared_write(vmf)) && !is_tracked(vma(vmf)) {
