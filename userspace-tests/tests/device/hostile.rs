@@ -12,7 +12,6 @@ mod caller;
 mod kcov;
 mod layout;
 mod runner;
-mod touch;
 mod transfer;
 
 use std::{

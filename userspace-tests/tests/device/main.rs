@@ -28,6 +28,7 @@ mod io;
 mod ioctl;
 mod kunit;
 mod lifecycle;
+mod like_a_file;
 mod locks;
 mod mmap;
 mod model;
@@ -75,6 +76,7 @@ const TESTS: &[&[Test]] = &[
     ioctl::TESTS,
     kunit::TESTS,
     lifecycle::TESTS,
+    like_a_file::TESTS,
     locks::TESTS,
     mmap::TESTS,
     model::TESTS,

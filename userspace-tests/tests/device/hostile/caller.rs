@@ -27,9 +27,10 @@ use super::{
     },
     kcov::Kcov,
     layout::{self, Access, Layout, OWN_LEN, Range},
-    touch::touch,
 };
-use crate::support::{memory::page, module::fdinfo, proc::vma_range, system_call};
+use crate::support::{
+    memory::page, module::fdinfo, proc::vma_range, system_call, touch::touch,
+};
 
 /// What a call came to.
 pub type Outcome = io::Result<usize>;

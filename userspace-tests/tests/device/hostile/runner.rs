@@ -21,11 +21,11 @@ use super::{
     caller::{Caller, Outcome, end},
     kcov::Kcov,
     layout::{self, Layout},
-    touch,
 };
 use crate::support::{
     memory::{self, Map, RW, SHARED},
     module::{Log, fdinfo, references},
+    touch,
 };
 
 /// Calls of a program, at most.

@@ -8,6 +8,7 @@ pub mod module;
 pub mod proc;
 pub mod process;
 pub mod seccomp;
+pub mod touch;
 pub mod withheld;
 
 use std::{fmt::Debug, fs::File, os::fd::OwnedFd};
