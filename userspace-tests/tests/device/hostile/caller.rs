@@ -28,9 +28,7 @@ use super::{
     kcov::Kcov,
     layout::{self, Access, Layout, OWN_LEN, Range},
 };
-use crate::support::{
-    memory::page, module::fdinfo, proc::vma_range, system_call, touch::touch,
-};
+use crate::support::{memory::page, module::fdinfo, proc::vma_range, system_call, touch::touch};
 
 /// What a call came to.
 pub type Outcome = io::Result<usize>;
