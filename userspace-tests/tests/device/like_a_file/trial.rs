@@ -7,11 +7,11 @@ use std::{
     fs::File,
     io::{BufRead, BufReader, Read},
     ops::Range,
-    rc::Rc,
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
         unix::fs::FileExt,
     },
+    rc::Rc,
 };
 
 use libc::c_long;
@@ -50,9 +50,20 @@ pub fn bytes(count: usize) -> usize {
     count * page()
 }
 
+/// A number's name, or the number.
+pub fn name(number: usize, names: &[(usize, &str)]) -> String {
+    let known = names.iter().find(|(of, _)| *of == number);
+    known.map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned())
+}
+
 /// Address of what a call is to look at or to write to.
 pub fn address<T: ?Sized>(of: &mut T) -> usize {
     (&raw mut *of).cast::<u8>().expose_provenance()
+}
+
+/// How many pages it is from one address to another.
+pub fn pages_between(from: usize, to: usize) -> isize {
+    to.wrapping_sub(from) as isize / page() as isize
 }
 
 /// A part of a buffer and where it is mapped, all in pages.
@@ -92,11 +103,23 @@ pub const SMALL: &[Window] = WINDOWS.split_at(4).0;
 pub const ONE: &[Window] = SMALL.split_at(3).1;
 
 impl Window {
+    /// Where it is mapped.
+    fn place(&self) -> usize {
+        PLACE + bytes(self.shift)
+    }
+
     /// The pages that are looked at: all of few, and of many the first ones, the last ones, and
     /// those in the middle where a page table ends in one of the windows or another.
     fn probes(count: usize) -> impl Iterator<Item = usize> {
         let near = move |i: &usize| [0, 510, count].iter().any(|at| i.abs_diff(*at) <= 3);
         (0..count).filter(move |i| count <= 32 || near(i))
+    }
+
+    /// The pages that may have been stored to, whatever the calls have made of the mapping.
+    fn spoilt(&self) -> impl Iterator<Item = usize> + use<> {
+        let (rest, count) = (self.buffer - self.first, self.count);
+        let near = move |i: &usize| [0, 510, count, rest].iter().any(|at| i.abs_diff(*at) <= 6);
+        (0..rest).filter(move |i| rest <= 32 || near(i))
     }
 }
 
@@ -110,7 +133,9 @@ pub struct Subject {
 
 impl Subject {
     fn device(pages: usize) -> Self {
-        if std::path::Path::new("/tmp/self").exists() { return Self::file(pages); }
+        if std::path::Path::new("/tmp/self").exists() {
+            return Self::file(pages);
+        }
         fresh(pages as u64);
         Self::of(Device::PATH, pages)
     }
@@ -148,18 +173,18 @@ impl Subject {
         assert_eq!(io::pwrite(&self.wo, &all, 0), Ok(all.len()));
     }
 
-    /// Undoes what a trial has done to the bytes.
-    fn restore(&self, window: Window) {
+    /// Undoes what a trial has done to the bytes, or makes them anew.
+    fn restore(&self, window: Window, spoilt: bool) {
         let (stat, size) = (fstat(&self.ro).expect("fstat"), bytes(self.pages));
         let is = |bytes: i64, size| usize::try_from(bytes).is_ok_and(|bytes| bytes == size);
-        // Only a file has another size by now, or holes.
         if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && !(is(stat.st_size, size) && is(stat.st_blocks * 512, size))
+            && (spoilt || !is(stat.st_size, size) || !is(stat.st_blocks * 512, size))
         {
-            ftruncate(&self.wo, size as u64).expect("ftruncate");
+            // Without any page of before.
+            ftruncate(&self.wo, 0).expect("ftruncate");
             return self.fill();
         }
-        for index in Window::probes(window.count).map(|i| window.first + i) {
+        for index in window.spoilt().map(|i| window.first + i) {
             let (head, offset) = (Self::head(index), bytes(index) as u64);
             assert_eq!(io::pwrite(&self.wo, head.as_flattened(), offset), Ok(16));
         }
@@ -189,10 +214,10 @@ fn describe(index: usize, head: [[u8; 8]; 2]) -> String {
 }
 
 /// An answer in short.
-fn in_short<T: Debug, E: Debug>(answer: Result<T, E>) -> String {
+pub fn in_short<T: Debug, E: Display>(answer: Result<T, E>) -> String {
     match answer {
         Ok(value) => format!("{value:?}"),
-        Err(error) => format!("{error:?}"),
+        Err(error) => error.to_string(),
     }
 }
 
@@ -214,37 +239,23 @@ fn in_runs(pages: impl IntoIterator<Item = (usize, impl Display)>) -> String {
 }
 
 /// A thing that was seen.
+#[derive(PartialEq)]
 struct Seen {
     step: String,
     what: String,
-    /// A number: how many pages are mapped before they are touched is a matter of price, so the
-    /// device may have more.
-    at_least: bool,
 }
 
 impl Seen {
-    /// Whether the device may show this where the file shows `other`.
-    fn fits(&self, other: &Self) -> bool {
-        let number = |seen: &Self| seen.what.parse::<u64>().ok();
-        self.step == other.step
-            && match self.at_least {
-                true => number(self) >= number(other),
-                false => self.what == other.what,
-            }
-    }
-
     /// As a line that `of_line` makes the same of.
     fn line(&self) -> String {
-        format!("{}\t{}\t{}\n", self.step, self.what, self.at_least)
+        format!("{}\t{}\n", self.step, self.what)
     }
 
     fn of_line(line: &str) -> Self {
-        let mut parts = line.split('\t').map(str::to_owned);
-        let mut part = || parts.next().unwrap_or_default();
+        let (step, what) = line.split_once('\t').unwrap_or((line, ""));
         Self {
-            step: part(),
-            what: part(),
-            at_least: part() == "true",
+            step: step.to_owned(),
+            what: what.to_owned(),
         }
     }
 }
@@ -256,7 +267,6 @@ struct Vma {
     permissions: String,
     what: String,
     copied: usize,
-    locked: usize,
     key: usize,
     flags: Vec<String>,
 }
@@ -291,7 +301,6 @@ fn vmas(end: usize) -> Vec<Vma> {
                 let value = value.parse().unwrap_or_default();
                 match *field {
                     "Anonymous:" => vma.copied = value * 1024 / page(),
-                    "Locked:" => vma.locked = value,
                     "ProtectionKey:" => vma.key = value,
                     _ => {}
                 }
@@ -320,7 +329,7 @@ impl Trial {
             subject,
             window,
             sharing,
-            start: PLACE + bytes(window.shift),
+            start: window.place(),
             count: window.count,
             seen: vec![],
         }
@@ -364,20 +373,20 @@ impl Trial {
         self.seen.push(Seen {
             step: step.into(),
             what: what.to_string(),
-            at_least: false,
         });
     }
 
+    /// Takes note of an answer.
+    pub fn answer(&mut self, step: impl Into<String>, answer: io::Result<usize>) {
+        self.see(step, in_short(answer));
+    }
+
     /// Takes note of something about each page.
-    pub fn see_each(
-        &mut self,
-        step: &str,
-        pages: impl IntoIterator<Item = (usize, impl Display)>,
-    ) {
+    pub fn see_each(&mut self, step: &str, pages: impl IntoIterator<Item = (usize, impl Display)>) {
         self.see(step, in_runs(pages));
     }
 
-    /// A system call by its number, with any arguments, and its answer.
+    /// A system call and its answer.
     pub fn call<const N: usize>(
         &mut self,
         step: impl Into<String>,
@@ -385,7 +394,7 @@ impl Trial {
         arguments: [usize; N],
     ) -> io::Result<usize> {
         let answer = call(number, arguments);
-        self.see(step, in_short(answer));
+        self.answer(step, answer);
         answer
     }
 
@@ -398,11 +407,13 @@ impl Trial {
     ) -> Option<usize> {
         let answer = call(number, arguments);
         let what = match answer {
-            Ok(at) if area().contains(&at) => format!("at {}", self.page_of(at)),
+            Ok(at) if area().contains(&at) => {
+                format!("at {}", pages_between(self.window.place(), at))
+            }
             Ok(at) if at % page() != 0 => "not at a page's start".to_owned(),
             Ok(at) if at >> 32 == 0 => "below 4 GiB".to_owned(),
             Ok(_) => "where the kernel wanted".to_owned(),
-            Err(error) => format!("{error:?}"),
+            Err(error) => error.to_string(),
         };
         self.see(step, what);
         answer.ok()
@@ -464,7 +475,9 @@ impl Trial {
     ) {
         let answers = pages.map(|i| {
             let range = [self.at(i), bytes(1)];
-            let answers = arguments.iter().map(|more| call(number, followed(range, *more)));
+            let answers = arguments
+                .iter()
+                .map(|more| call(number, followed(range, *more)));
             let answers: Vec<_> = answers.map(in_short).collect();
             (i, answers.join(", "))
         });
@@ -497,11 +510,6 @@ impl Trial {
         let (at, len) = (self.at(pages.start), bytes(pages.len()));
         let arguments = [at, len, bytes(count), flags as usize, self.at(to)];
         self.places(step, libc::SYS_mremap, arguments)
-    }
-
-    /// The page of the mapping that an address is in.
-    fn page_of(&self, address: usize) -> isize {
-        address.wrapping_sub(self.start) as isize / page() as isize
     }
 
     fn head(&self, page: usize) -> *mut [[u8; 8]; 2] {
@@ -546,13 +554,16 @@ impl Trial {
         }
     }
 
-    /// What /proc/self/pagemap says about a page.
-    fn pagemap(&self, page: usize) -> u64 {
-        let (mut entry, index) = ([0; 8], self.at(page) / bytes(1));
-        File::open("/proc/self/pagemap")
-            .and_then(|pagemap| pagemap.read_exact_at(&mut entry, index as u64 * 8))
-            .expect("pagemap");
-        u64::from_ne_bytes(entry)
+    /// What /proc/self/pagemap says about pages.
+    fn pagemap(&self) -> impl Fn(usize) -> u64 + use<> {
+        let pagemap = File::open("/proc/self/pagemap").expect("pagemap");
+        let first = (self.start / bytes(1)) as u64;
+        move |page| {
+            let mut entry = [0; 8];
+            let offset = (first + page as u64) * 8;
+            pagemap.read_exact_at(&mut entry, offset).expect("pagemap");
+            u64::from_ne_bytes(entry)
+        }
     }
 
     /// Which of these bits of /proc/self/pagemap pages have.
@@ -562,12 +573,13 @@ impl Trial {
         pages: impl IntoIterator<Item = usize>,
         bits: &[u32],
     ) {
-        let has = |entry: u64| bits.iter().filter(move |bit| entry >> **bit & 1 != 0);
-        let pages = in_runs(pages.into_iter().map(|i| {
-            let bits: Vec<_> = has(self.pagemap(i)).collect();
-            (i, format!("{bits:?}"))
-        }));
-        self.see(step, pages);
+        let pagemap = self.pagemap();
+        let pages = pages.into_iter().map(|i| {
+            let entry = pagemap(i);
+            let bits = bits.iter().filter(|bit| entry >> **bit & 1 != 0);
+            (i, format!("{:?}", bits.collect::<Vec<_>>()))
+        });
+        self.see_each(step, pages);
     }
 
     /// Whether pages are in the page table, where that is more than a matter of price.
@@ -579,28 +591,26 @@ impl Trial {
     /// something larger that is locked as a whole or not at all.
     pub fn copies(&mut self, step: &str) {
         const MLOCKED: u64 = 1 << 33;
-        let copies = in_runs(self.probes().map(|i| {
-            let flags = page_flags(self.pagemap(i) & ((1 << 55) - 1));
+        let pagemap = self.pagemap();
+        let copies = self.probes().map(|i| {
+            let flags = page_flags(pagemap(i) & ((1 << 55) - 1));
             let what = match flags & (ANON | MLOCKED) {
                 ANON => "a copy",
                 flags if flags & ANON != 0 => "a locked copy",
                 _ => "the buffer's",
             };
             (i, what)
-        }));
-        self.see(step, copies);
+        });
+        self.see_each(step, copies);
     }
 
     /// mincore(2).
     pub fn in_core(&mut self, step: &str) {
         let mut resident = vec![0_u8; self.count];
         let vector = address(&mut resident[..]);
-        let what = match call(
-            libc::SYS_mincore,
-            [self.start, bytes(self.count), vector],
-        ) {
+        let what = match call(libc::SYS_mincore, [self.start, bytes(self.count), vector]) {
             Ok(_) => in_runs(resident.iter().map(|byte| byte & 1).enumerate()),
-            Err(error) => format!("{error:?}"),
+            Err(error) => error.to_string(),
         };
         self.see(step, what);
     }
@@ -610,7 +620,8 @@ impl Trial {
         let own = self.start..self.at(self.count);
         let mut vmas = vmas(own.end.max(area().end));
         vmas.retain(|vma| {
-            let meets = |other: &Range<_>| vma.range.start < other.end && other.start < vma.range.end;
+            let meets =
+                |other: &Range<_>| vma.range.start < other.end && other.start < vma.range.end;
             meets(&own) || meets(&area())
         });
         vmas
@@ -619,16 +630,21 @@ impl Trial {
     /// Every VMA, with its pages, protection, pages of the buffer, private copies and flags.
     pub fn vmas(&mut self, step: &str) {
         let described = self.own_vmas().into_iter().map(|vma| {
-            let [start, end] = [vma.range.start, vma.range.end].map(|at| self.page_of(at));
-            // That it may be executed is a case of its own.
-            let flags: Vec<_> = vma.flags.into_iter().filter(|flag| flag != "me").collect();
-            let mut text = format!("{start}..{end} {} {}", vma.permissions, vma.what);
+            // Pages of the place, or of where the kernel has moved the mapping to.
+            let (origin, away) = match area().contains(&vma.range.start) {
+                true => (self.window.place(), ""),
+                false => (self.start, "away "),
+            };
+            let [start, end] = [vma.range.start, vma.range.end].map(|at| pages_between(origin, at));
+            let mut text = format!("{away}{start}..{end} {} {}", vma.permissions, vma.what);
             for (name, number) in [("copied", vma.copied), ("key", vma.key)] {
                 if number > 0 {
                     text += &format!(" {name} {number}");
                 }
             }
-            text + " " + &flags.join(" ")
+            // That it may be executed is a case of its own.
+            let flags = vma.flags.into_iter().filter(|flag| flag != "me");
+            flags.fold(text, |text, flag| text + " " + &flag)
         });
         let described = described.collect::<Vec<_>>().join("; ");
         self.see(step, described);
@@ -646,27 +662,19 @@ impl Trial {
         self.vmas("VMAs");
         self.in_core("in core");
         self.load("loads", self.probes());
-        let stores = in_runs(self.probes().map(|i| (i, in_short(self.touch(i, true)))));
-        self.see("stores", stores);
+        self.store("stores", self.probes(), 99);
         let (first, subject) = (self.window.first, self.subject.clone());
         let read = Window::probes(self.window.count).map(|i| (i, subject.read(first + i)));
-        self.see("read(2)", in_runs(read));
-        self.vmas("VMAs, touched");
-        let locked = self.own_vmas().iter().map(|vma| vma.locked).sum::<usize>();
-        self.seen.push(Seen {
-            step: "KiB locked".to_owned(),
-            what: locked.to_string(),
-            at_least: true,
-        });
+        self.see_each("read(2)", read);
     }
 
     /// Leaves the place and the bytes as they were.
-    fn end(self) -> Vec<Seen> {
+    fn end(self, spoilt: bool) -> Vec<Seen> {
         let own = [self.start, bytes(self.count)];
         for range in [own, [area().start, area().len()]] {
             let _ = call(libc::SYS_munmap, range);
         }
-        self.subject.restore(self.window);
+        self.subject.restore(self.window, spoilt);
         self.seen
     }
 
@@ -684,7 +692,9 @@ impl Trial {
         });
         let mut lines = String::new();
         let link = child.link.as_fd().try_clone_to_owned().expect("dup");
-        File::from(link).read_to_string(&mut lines).expect("a report");
+        File::from(link)
+            .read_to_string(&mut lines)
+            .expect("a report");
         self.seen.extend(lines.lines().map(Seen::of_line));
         let status = child.wait();
         let end = (status.exit_status(), status.terminating_signal());
@@ -704,7 +714,8 @@ fn followed<const N: usize>(range: [usize; 2], by: [usize; N]) -> [usize; 6] {
     all
 }
 
-fn call<const N: usize>(number: c_long, arguments: [usize; N]) -> io::Result<usize> {
+/// A system call by its number, with any arguments.
+pub fn call<const N: usize>(number: c_long, arguments: [usize; N]) -> io::Result<usize> {
     let mut all = [0; 6];
     all[..N].copy_from_slice(&arguments);
     let [a, b, c, d, e, f] = all;
@@ -720,6 +731,15 @@ pub type Body = Box<dyn Fn(&mut Trial)>;
 pub struct Case {
     name: String,
     body: Body,
+    /// What is left is a file of another kind, on which the next case would see something else.
+    spoils: bool,
+}
+
+impl Case {
+    pub fn spoils(mut self, spoils: bool) -> Self {
+        self.spoils = spoils;
+        self
+    }
 }
 
 /// A case for the table.
@@ -727,6 +747,7 @@ pub fn case(name: impl Into<String>, body: impl Fn(&mut Trial) + 'static) -> Cas
     Case {
         name: name.into(),
         body: Box::new(body),
+        spoils: false,
     }
 }
 
@@ -773,13 +794,16 @@ pub fn compare(windows: &[Window], start: Start, cases: &[Case], differs: &'stat
             for case in cases {
                 let [device, file] = subjects.each_ref().map(|subject| {
                     let mut trial = Trial::new(subject.clone(), *window, sharing);
+                    if std::env::var_os("SAY").is_some() {
+                        eprintln!("{} {} {how} {}", window.count, window.first, case.name);
+                    }
                     start(&mut trial);
                     (case.body)(&mut trial);
                     trial.look();
                     trial.see("steps", trial.seen.len());
-                    trial.end()
+                    trial.end(case.spoils)
                 });
-                for (ours, theirs) in device.iter().zip(&file).filter(|(a, b)| !a.fits(b)) {
+                for (ours, theirs) in device.iter().zip(&file).filter(|(a, b)| a != b) {
                     let is = |it: &(&str, &str, _)| it.0 == case.name && it.1 == ours.step;
                     same.retain(|it| !is(it));
                     if !known.iter().any(is) {
@@ -804,7 +828,10 @@ pub fn compare(windows: &[Window], start: Start, cases: &[Case], differs: &'stat
     for (case, step, why) in same {
         report += &format!("{case}: {step}\n  does not differ, against what is said: {why}\n");
     }
-    assert!(report.is_empty(), "the device is not like a file:\n{report}");
+    assert!(
+        report.is_empty(),
+        "the device is not like a file:\n{report}"
+    );
 }
 
 /// So much of it as is of use in a report.
