@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use core::ops::Range;
+use core::ops::{Deref, Range};
 
 use kernel::{
     iov::{IovIterDest, IovIterSource},
@@ -17,7 +17,10 @@ use kernel::{
 use crate::{
     abstractions::{
         iov::{IovIterDestExt, IovIterSourceExt},
-        mm::{folio::Folio, pagemap::PageCache},
+        mm::{
+            folio::{Folio, LockedFolio},
+            pagemap::{PageCache, HUGE_FOLIO_SIZE},
+        },
         task::fatal_signal_pending,
     },
     range,
@@ -75,7 +78,7 @@ impl Buffer {
     /// not be written; EIO: a memory error; EINTR: the caller is being killed.
     pub(crate) fn read(&self, position: i64, to: &mut IovIterDest<'_>) -> Result<usize> {
         match range::bytes(position, to.len(), self.size()) {
-            Some(bytes) => self.transfer(bytes, |folio, offset, length| {
+            Some(bytes) => self.transfer(bytes, PageCache::folio, |folio, offset, length| {
                 to.copy_from_folio(folio, offset, length)
             }),
             None => Ok(0),
@@ -92,20 +95,32 @@ impl Buffer {
         }
         let bytes = range::bytes(position, from.len(), self.size()).ok_or(ENOSPC)?;
         let _writers = self.writers.lock();
-        self.transfer(bytes, |folio, offset, length| {
-            from.copy_to_folio(folio, offset, length)
-        })
+        let mut done = 0;
+        while done < bytes.len() {
+            let rest = bytes.start + done..bytes.end;
+            let copy =
+                |folio: &LockedFolio, offset, length| from.copy_to_folio(folio, offset, length);
+            match self.transfer(rest, PageCache::lock_folio, copy) {
+                Ok(count) => done += count,
+                // The source was not in memory, and now it is.
+                Err(e) if e == EFAULT && from.fault_in(HUGE_FOLIO_SIZE) => {}
+                Err(e) if done == 0 => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
     }
 
     /// Zeroes all of it, from the start on. EIO: all but what a memory error has taken; EINTR: the
     /// caller is being killed.
     pub(crate) fn clear(&self) -> Result {
         let _writers = self.writers.lock();
-        let zero =
-            |folio: &Folio, offset, length| folio.zero_pages(offset, length).map_or(0, |()| length);
+        let zero = |folio: &LockedFolio, offset, length| {
+            folio.zero_pages(offset, length).map_or(0, |()| length)
+        };
         let (mut at, mut result) = (0, Ok(()));
         while at < self.size() {
-            match self.transfer(at..self.size(), zero) {
+            match self.transfer(at..self.size(), PageCache::lock_folio, zero) {
                 Ok(done) => at += done,
                 Err(e) if e == EIO => {
                     result = Err(e);
@@ -117,11 +132,13 @@ impl Buffer {
         result
     }
 
-    /// Has `copy` copy `bytes`, folio by folio, until it copies less than it was asked to.
-    fn transfer(
+    /// Has `copy` copy `bytes`, folio by folio as `find` gives them, until it copies less than it was
+    /// asked to.
+    fn transfer<F: Deref<Target = Folio>>(
         &self,
         bytes: Range<usize>,
-        mut copy: impl FnMut(&Folio, usize, usize) -> usize,
+        find: impl Fn(&PageCache, usize) -> Option<F>,
+        mut copy: impl FnMut(&F, usize, usize) -> usize,
     ) -> Result<usize> {
         let mut at = bytes.start;
         let reason = loop {
@@ -131,7 +148,7 @@ impl Buffer {
             if fatal_signal_pending() {
                 break EINTR;
             }
-            let Some(folio) = self.pages.folio(at / PAGE_SIZE) else {
+            let Some(folio) = find(&self.pages, at / PAGE_SIZE) else {
                 break EIO;
             };
             let offset = at - folio.index() * PAGE_SIZE;

@@ -6,7 +6,10 @@
 
 use kernel::iov::{IovIterDest, IovIterSource};
 
-use crate::abstractions::{bindings, mm::folio::Folio};
+use crate::abstractions::{
+    bindings,
+    mm::folio::{Folio, LockedFolio},
+};
 
 /// What [`IovIterDest`] has no method for.
 pub(crate) trait IovIterDestExt {
@@ -31,21 +34,36 @@ impl IovIterDestExt for IovIterDest<'_> {
 /// What [`IovIterSource`] has no method for.
 pub(crate) trait IovIterSourceExt {
     /// Copies to the bytes of `folio` from `offset` on, `length` at most:
-    /// `copy_folio_from_iter()`.
+    /// `copy_folio_from_iter_atomic()`.
+    ///
+    /// The lock keeps the folio from being moved: what is copied to it while its bytes are copied
+    /// away is lost. So no fault is taken meanwhile, which might wait for the lock.
     ///
     /// Returns the number of bytes copied, less than asked for where the folio ends, or the source
-    /// can't be read or ends.
-    fn copy_to_folio(&mut self, folio: &Folio, offset: usize, length: usize) -> usize;
+    /// ends or is not in memory: see [`Self::fault_in`].
+    fn copy_to_folio(&mut self, folio: &LockedFolio, offset: usize, length: usize) -> usize;
+
+    /// Brings the next bytes into memory, `length` at most: `fault_in_iov_iter_readable()`. May
+    /// sleep.
+    ///
+    /// Returns whether there is a byte that can be read.
+    fn fault_in(&mut self, length: usize) -> bool;
 }
 
 impl IovIterSourceExt for IovIterSource<'_> {
-    fn copy_to_folio(&mut self, folio: &Folio, offset: usize, length: usize) -> usize {
+    fn copy_to_folio(&mut self, folio: &LockedFolio, offset: usize, length: usize) -> usize {
         let length = length.min(folio.size().saturating_sub(offset));
-        let from = self.as_raw();
-        let copy = |start: *mut u8, length| {
-            // SAFETY: As in `copy_from_folio`, the other way round.
-            unsafe { bindings::_copy_from_iter(start.cast(), length, from) }
-        };
-        folio.with_mapped(offset, length, copy).unwrap_or(0)
+        // SAFETY: The bytes lie within the folio, and `self` is valid for reading. The C routine
+        // puts up with concurrent changes to them.
+        unsafe {
+            bindings::copy_folio_from_iter_atomic(folio.as_ptr(), offset, length, self.as_raw())
+        }
+    }
+
+    fn fault_in(&mut self, length: usize) -> bool {
+        let length = length.min(self.len());
+        // SAFETY: `self` is valid for reading.
+        let left = unsafe { bindings::fault_in_iov_iter_readable(self.as_raw(), length) };
+        left < length
     }
 }
