@@ -25,8 +25,8 @@ use crate::{
     hostile::touch::{catch_signals, touch},
     support::{
         memory::{
-            self, GUARD_INSTALL, GUARD_REMOVE, Map, MapFlags, MprotectFlags, PRIVATE, ProtFlags, RW,
-            SHARED, page, skewed,
+            self, GUARD_INSTALL, GUARD_REMOVE, Map, MapFlags, MprotectFlags, PRIVATE, ProtFlags,
+            RW, SHARED, page, skewed,
         },
         open, system_call,
     },
@@ -512,7 +512,9 @@ impl Worker<'_> {
                     0,
                 )
             }
-            Call::Fork { .. } | Call::Exit | Call::Kill | Call::Weather(_) => unreachable!("not for `make`"),
+            Call::Fork { .. } | Call::Exit | Call::Kill | Call::Weather(_) => {
+                unreachable!("not for `make`")
+            }
         }
     }
 }
