@@ -15,12 +15,13 @@ use crate::{
     support::{memory::page, module::fresh},
 };
 
-tests![one_page, many_pages, it_notices_a_wrong_byte];
+tests![one_page, many_pages, several_mib, it_notices_a_wrong_byte];
 
 /// Where the caller puts what `scripts/fsx` builds.
 const FSX: &str = "/fsx";
 
-fn run(pages: usize, seed: u64, operations: u64, more: &[&str]) -> Output {
+/// `most`: pages that one operation is about.
+fn run(pages: usize, most: usize, seed: u64, operations: u64, more: &[&str]) -> Output {
     if !Path::new(FSX).exists() {
         skip("/fsx is not in the VM: see scripts/fsx");
     }
@@ -43,7 +44,7 @@ fn run(pages: usize, seed: u64, operations: u64, more: &[&str]) -> Output {
         sendfile = 5
         posix_fadvise = 1",
         size = pages * page(),
-        most = pages.min(8) * page(),
+        most = most * page(),
     );
     fs::write("/tmp/fsx.toml", config).expect("write the configuration");
     Command::new(FSX)
@@ -57,10 +58,10 @@ fn run(pages: usize, seed: u64, operations: u64, more: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn exercise(pages: usize) {
-    let (runs, operations) = if long() { (5, 100_000) } else { (1, 5_000) };
+fn exercise(pages: usize, most: usize, operations: u64) {
+    let (runs, times) = if long() { (5, 20) } else { (1, 1) };
     for seed in (seed()..).take(runs) {
-        let output = run(pages, seed, operations, &[]);
+        let output = run(pages, most, seed, times * operations, &[]);
         assert!(
             output.status.success(),
             "fsx with seed {seed}: {}\n{}{}",
@@ -72,16 +73,21 @@ fn exercise(pages: usize) {
 }
 
 fn one_page() {
-    exercise(1);
+    exercise(1, 1, 5_000);
 }
 
 fn many_pages() {
-    exercise(1024);
+    exercise(1024, 8, 5_000);
+}
+
+/// Mappings of more than one page table.
+fn several_mib() {
+    exercise(2000, 1100, 120);
 }
 
 /// An error of its own making: what it says about the device is worth something.
 fn it_notices_a_wrong_byte() {
-    let output = run(4, seed(), 1000, &["--inject", "500"]);
+    let output = run(4, 4, seed(), 1000, &["--inject", "500"]);
     assert!(!output.status.success(), "it must fail");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("miscompare"), "{errors}");

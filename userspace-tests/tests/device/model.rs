@@ -35,19 +35,19 @@ const DESCRIPTORS: usize = 3;
 const TRANSFER: usize = 520;
 
 fn one_page() {
-    random_calls_do_what_the_model_says(1, 30);
+    random_calls_do_what_the_model_says(1, 20);
 }
 
 fn few_pages() {
-    random_calls_do_what_the_model_says(7, 30);
+    random_calls_do_what_the_model_says(7, 20);
 }
 
 fn many_pages() {
-    random_calls_do_what_the_model_says(64, 30);
+    random_calls_do_what_the_model_says(64, 20);
 }
 
 fn several_mib() {
-    random_calls_do_what_the_model_says(1500, 12);
+    random_calls_do_what_the_model_says(1500, 8);
 }
 
 /// Pages of the range of addresses that a process maps windows of so many pages in.
@@ -246,7 +246,7 @@ pub enum Outcome {
 pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len.next_multiple_of(8)];
     for (i, word) in bytes.chunks_exact_mut(8).enumerate() {
-        let value = (seed << 40 | i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let value = ((seed << 40) | (i as u64 + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         word.copy_from_slice(&value.to_ne_bytes());
     }
     bytes.truncate(len);
@@ -477,7 +477,11 @@ fn brief(outcome: &Outcome) -> String {
 }
 
 fn random_calls_do_what_the_model_says(pages: usize, cases: u32) {
-    let (cases, steps) = if long() { (100 * cases, 200) } else { (cases, 160) };
+    let (cases, steps) = if long() {
+        (100 * cases, 200)
+    } else {
+        (cases, 160)
+    };
     let config = Config {
         cases,
         rng_seed: RngSeed::Fixed(seed()),

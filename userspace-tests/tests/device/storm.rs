@@ -448,10 +448,11 @@ impl Memory {
 
     /// Caches, lists of free pages and the like make for a difference.
     fn is_given_back(&self, now: &Self) -> bool {
-        let slack = 16 * page() as i64;
+        let slack = |pages| pages * page() as i64;
         let mut taken = now.of_kinds.iter().zip(self.of_kinds);
-        now.nobodys - self.nobodys < slack
-            && taken.all(|(now, before)| now - before < slack)
+        now.nobodys - self.nobodys < slack(16)
+            // Page tables of processes that have nothing to do with it come and go.
+            && taken.all(|(now, before)| now - before < slack(64))
             && self.available - now.available < meminfo("MemTotal") / 16
     }
 

@@ -59,7 +59,7 @@ impl Mapped {
 
     /// Brought in by a lock, it is copied.
     fn is_locked_as_copy(&self) -> bool {
-        self.locked && self.sharing == Sharing::Private && self.allows(true)
+        self.locked && self.sharing == Sharing::Private && self.accessible(true)
     }
 
     /// The same `n` places further in a VMA, as it is when nothing has been done there yet.
@@ -123,8 +123,8 @@ impl Process {
     ) -> Result<(), Errno> {
         self.split(places.first);
         self.split(places.end());
-        let mapped = self.places[places.range()].iter_mut().flatten();
-        mapped.map(change).collect()
+        let mut mapped = self.places[places.range()].iter_mut().flatten();
+        mapped.try_for_each(change)
     }
 
     fn unmap(&mut self, places: Places) {
@@ -235,7 +235,9 @@ impl Expected {
             let Some(process) = process else { continue };
             let mut place = 0;
             while place < process.places.len() {
-                let len = process.span(place, 0, TRANSFER * page(), false).unwrap_or(0);
+                let len = process
+                    .span(place, 0, TRANSFER * page(), false)
+                    .unwrap_or(0);
                 if len > 0 {
                     let offset = 0;
                     calls.push((i, Call::Load { place, offset, len }));
@@ -529,8 +531,7 @@ impl Expected {
                 let first = to.map_or(from.first, |to| to.place);
                 process.put(first, all);
                 for place in (first + from.count..).take(more) {
-                    let mapped = self.mapped(number, place);
-                    if !(mapped.is_locked_as_copy() && mapped.accessible(true)) {
+                    if !self.mapped(number, place).is_locked_as_copy() {
                         break;
                     }
                     self.copy(number, place);
@@ -548,6 +549,7 @@ impl Expected {
             }
             Call::Protect(places, protection) => {
                 let write = protection == Protection::ReadWrite;
+                let before = process.places[places.range()].to_vec();
                 let result = process.change(places, |mapped| {
                     if protection == Protection::Exec || write && !mapped.may_write {
                         return Err(Errno::ACCESS);
@@ -555,8 +557,9 @@ impl Expected {
                     mapped.protection = protection;
                     Ok(())
                 });
-                for place in places.range() {
-                    if self.mapped(number, place).is_locked_as_copy() {
+                for (place, before) in places.range().zip(before) {
+                    let was_writable = before.is_some_and(|before| before.allows(true));
+                    if !was_writable && self.mapped(number, place).is_locked_as_copy() {
                         self.copy(number, place);
                     }
                 }
@@ -663,12 +666,7 @@ impl Expected {
         }
     }
 
-    fn advise(
-        &mut self,
-        number: usize,
-        places: Places,
-        advice: Advice,
-    ) -> Result<Outcome, Errno> {
+    fn advise(&mut self, number: usize, places: Places, advice: Advice) -> Result<Outcome, Errno> {
         let process = self.processes[number].as_mut().expect("it is alive");
         process.change(places, |mapped| {
             let not_for_locked = matches!(

@@ -24,8 +24,8 @@ use super::{
 use crate::{
     support::{
         memory::{
-            self, GUARD_INSTALL, GUARD_REMOVE, Map, MapFlags, MprotectFlags, PRIVATE, ProtFlags, RW,
-            SHARED, page, skewed,
+            self, GUARD_INSTALL, GUARD_REMOVE, Map, MapFlags, MprotectFlags, PRIVATE, ProtFlags,
+            RW, SHARED, page, skewed,
         },
         open, system_call,
         touch::{catch_signals, touch},
@@ -512,7 +512,9 @@ impl Worker<'_> {
                     0,
                 )
             }
-            Call::Fork { .. } | Call::Exit | Call::Kill | Call::Weather(_) => unreachable!("not for `make`"),
+            Call::Fork { .. } | Call::Exit | Call::Kill | Call::Weather(_) => {
+                unreachable!("not for `make`")
+            }
         }
     }
 }
