@@ -89,7 +89,9 @@ impl PageCache {
     pub(crate) fn new(name: &CStr, page_count: usize) -> Result<Self> {
         // A page more than there are, or filemap_map_pages() maps nothing where there is no page
         // table yet and the last folio is the first of what it is to map.
-        let size = page_count.checked_add(1).and_then(|n| n.checked_mul(PAGE_SIZE));
+        let size = page_count
+            .checked_add(1)
+            .and_then(|n| n.checked_mul(PAGE_SIZE));
         let size = size.ok_or(EINVAL)?;
         let size = bindings::loff_t::try_from(size)?;
         // SAFETY: `name` is NUL-terminated and is copied; the file operations are a constant,
