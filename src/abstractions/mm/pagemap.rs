@@ -30,8 +30,8 @@ pub(crate) const HUGE_FOLIO_SIZE: usize = bindings::PMD_SIZE;
 ///
 /// # Invariants
 ///
-/// `file` is a reference to an open file, `page_count` pages is the size of its inode, and each folio
-/// in its `i_mapping` is uptodate and dirty and lies within that size.
+/// `file` is a reference to an open file, whose inode's size is one page more than `page_count`, and
+/// each folio in its `i_mapping` is uptodate and dirty and lies within those `page_count` pages.
 pub(crate) struct PageCache {
     file: NonNull<bindings::file>,
     page_count: usize,
@@ -87,7 +87,12 @@ impl PageCache {
     /// EINVAL: no file has so many pages; ENOMEM: not enough memory; EINTR: the caller is being
     /// killed. Nothing stays allocated then.
     pub(crate) fn new(name: &CStr, page_count: usize) -> Result<Self> {
-        let size = page_count.checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
+        // A page more than there are, or filemap_map_pages() maps nothing where there is no page
+        // table yet and the last folio is the first of what it is to map.
+        let size = page_count
+            .checked_add(1)
+            .and_then(|n| n.checked_mul(PAGE_SIZE));
+        let size = size.ok_or(EINVAL)?;
         let size = bindings::loff_t::try_from(size)?;
         // SAFETY: `name` is NUL-terminated and is copied; the file operations are a constant,
         // which the file does not outlive: nobody else gets it, and `drop` waits for its end.
@@ -289,7 +294,7 @@ mod tests {
         drop(pages);
 
         assert_eq!((page_count, len), (3, 3));
-        assert_eq!(size, 3 * PAGE_SIZE as bindings::loff_t);
+        assert_eq!(size, 4 * PAGE_SIZE as bindings::loff_t);
         assert!(flags & (1 << bindings::mapping_flags_AS_UNEVICTABLE) != 0);
         assert_eq!(good, [true; 3]);
         assert_eq!(past_the_end, [true; 3]);

@@ -163,21 +163,14 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> Reason {
         // SAFETY: The fault is valid, and its VMA locked. The core has allocated a page table.
         unsafe {
-            let index = pgoff(vmf);
-            let write = is_write(vmf);
-            if (!write || is_shared_write(vmf)) && !is_tracked(vma(vmf)) {
-                // The core looks at the pages around for reads only.
-                let reason = if write { map_around(vmf) } else { 0 };
-                if reason != 0 {
-                    return reason;
-                }
-                // Somebody else has held the folio's lock. This waits for it.
-                drop(Self::folio(vmf, index));
+            // The core looks at the pages around for reads only.
+            if is_shared_write(vmf) && !is_tracked(vma(vmf)) {
                 let reason = map_around(vmf);
                 if reason != 0 {
                     return reason;
                 }
             }
+            let index = pgoff(vmf);
             match Self::folio(vmf, index) {
                 Ok(folio) => match folio.file_page(index) {
                     Some(page) => {
