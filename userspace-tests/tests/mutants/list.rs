@@ -1055,7 +1055,7 @@ pub const MUTANTS: &[Mutant] = &[
             "(*inode).i_size = size;",
             "(*inode).i_size = size - PAGE_SIZE as bindings::loff_t;",
         ],
-        "pages::",
+        "s5_2_first_touch",
     ),
     mutant(
         "pages_evictable",
@@ -1132,8 +1132,8 @@ pub const MUTANTS: &[Mutant] = &[
         "a load that finds no memory is ENOMEM and kills nobody",
         PAGEMAP,
         [
-            "bindings::__GFP_RETRY_MAYFAIL\n",
-            "0 * bindings::__GFP_RETRY_MAYFAIL\n",
+            "gfp |= bindings::__GFP_RETRY_MAYFAIL;",
+            "gfp |= 0 * bindings::__GFP_RETRY_MAYFAIL;",
         ],
         "lifecycle::running_out",
     ),
@@ -1141,7 +1141,10 @@ pub const MUTANTS: &[Mutant] = &[
         "large_folios_at_any_price",
         "a load kills nobody for a large folio",
         PAGEMAP,
-        ["bindings::__GFP_NORETRY\n", "0 * bindings::__GFP_NORETRY\n"],
+        [
+            "gfp |= bindings::__GFP_NORETRY;",
+            "gfp |= 0 * bindings::__GFP_NORETRY;",
+        ],
         "lifecycle::running_out",
     ),
     mutant(
@@ -1149,8 +1152,8 @@ pub const MUTANTS: &[Mutant] = &[
         "a load that finds no memory logs one line",
         PAGEMAP,
         [
-            "GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN | effort",
-            "GFP_HIGHUSER_MOVABLE | effort",
+            "GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN;",
+            "GFP_HIGHUSER_MOVABLE;",
         ],
         "lifecycle::more_than_all",
     ),
@@ -1248,18 +1251,28 @@ pub const MUTANTS: &[Mutant] = &[
         "one fault brings all that a page table holds, for stores as well",
         VIRT,
         [
-            "if is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
-            "if false && is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
+            "if (!write || is_shared_write(vmf)) && !is_tracked(vma(vmf)) {",
+            "if !write && !is_tracked(vma(vmf)) {",
         ],
         "s5_2_first_touch",
+    ),
+    mutant(
+        "private_stores_bring_the_others",
+        "a first store to a private page copies it at once",
+        VIRT,
+        [
+            "if (!write || is_shared_write(vmf)) && !is_tracked(vma(vmf)) {",
+            "if !is_tracked(vma(vmf)) {",
+        ],
+        "pages::more_pages",
     ),
     mutant(
         "stores_around_go_unseen",
         "who tracks writes sees each of them",
         VIRT,
         [
-            "if is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
-            "if is_shared_write(vmf) {",
+            "if (!write || is_shared_write(vmf)) && !is_tracked(vma(vmf)) {",
+            "if !write || is_shared_write(vmf) {",
         ],
         "like_a_file::",
     ),
