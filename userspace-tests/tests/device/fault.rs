@@ -360,6 +360,15 @@ fn a_store_leaves_the_times_of_the_node() {
         map.advise(Advice::LinuxDontNeed).expect("madvise");
         map.write(0, b"stored");
         assert_eq!(times(), before, "{pages} pages");
+        // Where each store is to leave a mark, the core has a say in it.
+        for dropped in [false, true] {
+            fs::write("/proc/self/clear_refs", "4").expect("clear_refs");
+            if dropped {
+                map.advise(Advice::LinuxDontNeed).expect("madvise");
+            }
+            map.write(0, b"stored");
+            assert_eq!(times(), before, "{pages} pages, soft-dirty bits cleared");
+        }
     }
 }
 
