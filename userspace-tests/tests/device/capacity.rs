@@ -63,7 +63,8 @@ fn load(bytes: usize) {
     module::load(&format!("buffer_pages={}", bytes / page())).expect("insmod");
 }
 
-fn own_lines(log: &Log) -> Vec<String> {
+/// What the module has said.
+pub fn own_lines(log: &Log) -> Vec<String> {
     let mut lines = log.lines();
     lines.retain(|line| line.starts_with("rust_mmapdev: "));
     lines

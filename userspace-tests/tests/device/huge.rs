@@ -16,7 +16,7 @@ use std::{
 use io_uring::{opcode, types::Fd};
 use rustix::{
     fs::OFlags,
-    io,
+    io::{self, Errno},
     mm::{mlock, munlock},
     pipe::{SpliceFlags, pipe, vmsplice},
     process::Signal,
@@ -24,21 +24,22 @@ use rustix::{
 };
 
 use crate::{
+    capacity::own_lines,
     harness::{skip, tests},
     io::{direct_file, raw, read_exactly, vectors},
     programs::{core_dump, in_core, mincore},
     support::{
-        assert_same,
-        large::{BOTH, Large, View, leaves_nothing},
+        assert_same, errno,
+        large::{BOTH, Large, View, huge, leaves_nothing},
         memory::{
-            self, Advice, Map, MapFlags, MprotectFlags, PRIVATE, READ, RW, SHARED, huge, mmap,
+            self, Advice, Map, MapFlags, MprotectFlags, PRIVATE, READ, RW, SHARED, mmap,
             mmap_skewed, page, skewed, table,
         },
         module::{self, Log, fdinfo},
         open,
         proc::{Setting, meminfo, minor_faults},
         process::{Child, assert_dies_of, fork, traced},
-        system_call,
+        system_call, tmpfs_file,
     },
     uring,
 };
@@ -56,6 +57,7 @@ tests![
     one_fault_for_all_that_a_page_table_maps,
     a_load_makes_room_for_stores,
     one_page_of_a_huge_folio_is_there_after_mmap,
+    entries_allow_what_the_mapping_does,
     munmap_of_a_part,
     mprotect_of_a_part,
     mremap_of_a_part,
@@ -132,7 +134,7 @@ fn the_buffer_is_in_huge_folios() {
             "rust_mmapdev: buffer of {size} bytes, page count {pages}, {expected} bytes in {} MiB folios",
             huge >> 20
         );
-        assert_eq!(log.lines(), [line]);
+        assert_eq!(own_lines(&log), [line]);
     }
 }
 
@@ -298,6 +300,40 @@ fn one_page_of_a_huge_folio_is_there_after_mmap() {
             view.check();
         }
     }
+}
+
+/// A store where the mapping is for reading is a SIGSEGV, whatever was touched before and when.
+fn entries_allow_what_the_mapping_does() {
+    let buffer = Large::new(2, 0);
+    let read_write = MprotectFlags::READ | MprotectFlags::WRITE;
+    let denied = |map: &Map| {
+        map.load_pages();
+        assert_eq!(map.huge_bytes(), buffer.len());
+        for at in [0, 2 * table() - page()] {
+            assert_dies_of(Signal::SEGV, || map.store(at));
+        }
+        // The system calls say it otherwise.
+        let file = tmpfs_file(b"8 bytes.");
+        // SAFETY: the address is for the kernel only.
+        let n = io::pread(&file, unsafe { map.as_mut_slice(page(), 8) }, 0);
+        assert_eq!(errno(n), Errno::FAULT);
+    };
+    let read_only = open(OFlags::RDONLY);
+    for flags in BOTH {
+        denied(&mmap_skewed(0, &read_only, 0, buffer.len(), READ, flags));
+        let view = buffer.in_place(flags);
+        view.map.store(page());
+        view.map.protect(MprotectFlags::READ).expect("mprotect");
+        view.drop_pages(0..buffer.len());
+        denied(&view.map);
+        view.map.protect(read_write).expect("mprotect");
+        view.write_pages(0..buffer.len(), 1);
+        view.check();
+    }
+    let map = mmap_skewed(0, &read_only, 0, buffer.len(), READ, SHARED);
+    map.load_pages();
+    assert_eq!(errno(map.protect(read_write)), Errno::ACCESS);
+    buffer.check();
 }
 
 // --- what breaks them up ------------------------------------------------------

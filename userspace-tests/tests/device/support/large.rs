@@ -2,19 +2,31 @@
 //! Buffers of several MiB whose every word is another, and mappings of them, with what each of them
 //! is to hold.
 
-use std::{cell::RefCell, collections::BTreeMap, mem::forget, ops::Range};
+use std::{cell::RefCell, collections::BTreeMap, fs, mem::forget, ops::Range};
 
 use rust_mmapdev::Device;
 use rustix::{fs::OFlags, io};
 
 use super::{
     assert_same,
-    memory::{self, Advice, Map, MapFlags, PRIVATE, RW, SHARED, mmap_skewed, page, table},
+    memory::{Advice, Map, MapFlags, PRIVATE, RW, SHARED, mmap_skewed, page, table},
     module::{self, fdinfo, fresh},
     open,
     proc::nobodys_pages,
     pwrite,
 };
+use crate::harness::skip;
+
+/// What an entry of the table above the page tables maps, in bytes. Skips the test where the kernel
+/// maps nothing by such entries.
+pub fn huge() -> usize {
+    let file = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
+    let Ok(size) = fs::read_to_string(file) else {
+        skip("this kernel has no transparent huge pages")
+    };
+    assert_eq!(size.trim().parse(), Ok(table()));
+    table()
+}
 
 /// `len` bytes, of which each word is another.
 pub fn numbered(len: usize) -> Vec<u8> {
@@ -34,14 +46,14 @@ impl Large {
     /// smaller ones.
     #[track_caller]
     pub fn new(tables: usize, rest: usize) -> Self {
-        let whole = tables * memory::huge();
+        let whole = tables * huge();
         let pages = whole / page() + rest;
         let in_huge_folios = |device: &Device| fdinfo(device, "huge_size") as usize;
         let mut device = fresh(pages as u64);
         if in_huge_folios(&device) != whole {
             drop(device);
             module::unload_if_loaded();
-            std::fs::write("/proc/sys/vm/compact_memory", "1").expect("compact_memory");
+            fs::write("/proc/sys/vm/compact_memory", "1").expect("compact_memory");
             device = fresh(pages as u64);
         }
         assert_eq!(in_huge_folios(&device), whole, "of {pages} pages");

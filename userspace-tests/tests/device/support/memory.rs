@@ -46,13 +46,12 @@ pub fn table() -> usize {
     page() / size_of::<u64>() * page()
 }
 
-/// The same. Skips the test where the kernel maps nothing by such entries.
-pub fn huge() -> usize {
-    let Ok(size) = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size") else {
-        skip("this kernel has no transparent huge pages")
-    };
-    assert_eq!(size.trim().parse(), Ok(table()));
-    table()
+/// The addresses of a line of /proc/PID/maps.
+pub fn vma_range(line: &str) -> Range<usize> {
+    let address = |word| usize::from_str_radix(word, 16).expect("an address");
+    let (range, _) = line.split_once(' ').expect("more than a range");
+    let (start, end) = range.split_once('-').expect("a range");
+    address(start)..address(end)
 }
 
 /// A range of mapped memory, unmapped when dropped.

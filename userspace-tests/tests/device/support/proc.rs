@@ -13,6 +13,8 @@ use rustix::{
     param::page_size as page,
 };
 
+pub use super::memory::vma_range;
+
 /// Minor and major faults of this process so far: getrusage(2).
 pub fn faults() -> (i64, i64) {
     let mut usage = MaybeUninit::<libc::rusage>::uninit();
@@ -22,14 +24,6 @@ pub fn faults() -> (i64, i64) {
         usage.assume_init()
     };
     (usage.ru_minflt, usage.ru_majflt)
-}
-
-/// The addresses of a line of /proc/PID/maps.
-pub fn vma_range(line: &str) -> Range<usize> {
-    let address = |word| usize::from_str_radix(word, 16).expect("an address");
-    let (range, _) = line.split_once(' ').expect("more than a range");
-    let (start, end) = range.split_once('-').expect("a range");
-    address(start)..address(end)
 }
 
 /// Brings the program's code into the page table, so that no fault on it is counted.
