@@ -20,8 +20,7 @@ use rustix::{
     param::page_size,
 };
 
-use super::{proc::vma_range, system_call};
-use crate::harness::skip;
+use super::system_call;
 
 pub const READ: ProtFlags = ProtFlags::READ;
 pub const WRITE: ProtFlags = ProtFlags::WRITE;
