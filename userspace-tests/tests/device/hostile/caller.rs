@@ -598,7 +598,15 @@ impl<'a> Caller<'a> {
         use Errno as E;
         allow(
             outcome,
-            &[E::AGAIN, E::BUSY, E::FAULT, E::INVAL, E::NOENT, E::NOMEM, E::PERM],
+            &[
+                E::AGAIN,
+                E::BUSY,
+                E::FAULT,
+                E::INVAL,
+                E::NOENT,
+                E::NOMEM,
+                E::PERM,
+            ],
         )
     }
 

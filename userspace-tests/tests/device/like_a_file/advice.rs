@@ -279,7 +279,7 @@ pub fn madvise_merges_equal_pages() {
         set("sleep_millisecs", "1");
         set("run", "1");
         let start = Instant::now();
-        while merging().trim() == "0" && start.elapsed() < Duration::from_secs(1) {
+        while merging().trim() == "0" && start.elapsed() < Duration::from_secs(4) {
             sleep(Duration::from_millis(5));
         }
         t.see("merged", merging().trim() != "0");

@@ -21,15 +21,13 @@ use super::{
     Advice, Call, DESCRIPTORS, Mode, Outcome, PROCESSES, Places, Protection, Sharing, TRANSFER,
     Target, bytes,
 };
-use crate::{
-    support::{
-        memory::{
-            self, GUARD_INSTALL, GUARD_REMOVE, Map, MapFlags, MprotectFlags, PRIVATE, ProtFlags,
-            RW, SHARED, page, skewed,
-        },
-        open, system_call,
-        touch::{catch_signals, touch},
+use crate::support::{
+    memory::{
+        self, GUARD_INSTALL, GUARD_REMOVE, Map, MapFlags, MprotectFlags, PRIVATE, ProtFlags, RW,
+        SHARED, page, skewed,
     },
+    open, system_call,
+    touch::{catch_signals, touch},
 };
 
 /// Whose turn it is.

@@ -28,8 +28,8 @@ use rustix::{
 use super::ledger::{Before, CELL, Ledger, locked};
 use crate::support::{
     memory::{
-        Advice, COLLAPSE, GUARD_INSTALL, GUARD_REMOVE, Map, MprotectFlags, PRIVATE, ProtFlags, READ,
-        RW, SHARED, mmap, page, table, try_anonymous,
+        Advice, COLLAPSE, GUARD_INSTALL, GUARD_REMOVE, Map, MprotectFlags, PRIVATE, ProtFlags,
+        READ, RW, SHARED, mmap, page, table, try_anonymous,
     },
     touch::touch,
 };

@@ -334,12 +334,7 @@ impl Map {
 
     /// mremap(2) of the first `len` bytes onto the range of `place`. What becomes of them, by `len`
     /// and `flags`, the caller has to see to.
-    pub fn remap_part_onto(
-        &self,
-        len: usize,
-        place: Map,
-        flags: MremapFlags,
-    ) -> io::Result<Map> {
+    pub fn remap_part_onto(&self, len: usize, place: Map, flags: MremapFlags) -> io::Result<Map> {
         // A call that fails may have unmapped it: then it is not ours any more.
         let place = ManuallyDrop::new(place);
         let flags = flags | MremapFlags::MAYMOVE;

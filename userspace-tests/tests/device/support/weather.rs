@@ -45,9 +45,7 @@ impl Weather {
     pub fn restored() -> Option<Setting> {
         // From now on the kernel's log does not tell of each time.
         fs::write(DROP_CACHES, "4").expect(DROP_CACHES);
-        Path::new(THP)
-            .exists()
-            .then(|| Setting::new(THP, "always"))
+        Path::new(THP).exists().then(|| Setting::new(THP, "always"))
     }
 }
 
