@@ -12,7 +12,7 @@ use rustix::io;
 use super::{
     advice::{
         ADVICE, COLD, COLLAPSE, DONTNEED, GUARD_INSTALL, GUARD_REMOVE, HUGEPAGE, MERGEABLE,
-        NO_COLLAPSE, PAGEOUT, POPULATE_READ, POPULATE_WRITE,
+        PAGEOUT, POPULATE_READ, POPULATE_WRITE,
     },
     lock::mlock,
     map::ALONE,

@@ -20,8 +20,6 @@ use rustix::{
     param::page_size,
 };
 
-use super::system_call;
-
 pub const READ: ProtFlags = ProtFlags::READ;
 pub const WRITE: ProtFlags = ProtFlags::WRITE;
 pub const EXEC: ProtFlags = ProtFlags::EXEC;
@@ -51,6 +49,12 @@ pub fn vma_range(line: &str) -> Range<usize> {
     let (range, _) = line.split_once(' ').expect("more than a range");
     let (start, end) = range.split_once('-').expect("a range");
     address(start)..address(end)
+}
+
+/// The errno of a call through libc that has failed just now.
+fn last_errno() -> io::Errno {
+    let error = std::io::Error::last_os_error();
+    io::Errno::from_io_error(&error).expect("an error of the system")
 }
 
 /// A range of mapped memory, unmapped when dropped.
@@ -268,7 +272,10 @@ impl Map {
     /// The same for advice of any kind.
     pub fn advise_by_number(&self, offset: usize, len: usize, advice: i32) -> io::Result<()> {
         // SAFETY: as above.
-        system_call(unsafe { libc::madvise(self.raw(offset), len, advice) }).map(|_| ())
+        match unsafe { libc::madvise(self.raw(offset), len, advice) } {
+            0 => Ok(()),
+            _ => Err(last_errno()),
+        }
     }
 
     /// mprotect(2) on the whole range.
@@ -316,8 +323,7 @@ impl Map {
         // SAFETY: the range belongs to `self`, and its content is never relied on by Rust.
         let start = unsafe { libc::mremap(self.raw(0), self.len, self.len, flags, nowhere) };
         if start == libc::MAP_FAILED {
-            let error = std::io::Error::last_os_error();
-            return Err(io::Errno::from_io_error(&error).expect("an error of the system"));
+            return Err(last_errno());
         }
         Ok(Map {
             start: start.cast(),
