@@ -39,7 +39,6 @@ tests![
     madvise_and_children,
     madvise_of_guards,
     madvise_past_the_end,
-    madvise_merges_equal_pages,
     process_madvise,
     mremap_in_place,
     mremap_to_any_place,

@@ -262,32 +262,6 @@ pub fn madvise_past_the_end() {
     compare(WINDOWS, used, &cases, &[]);
 }
 
-pub fn madvise_merges_equal_pages() {
-    const KSM: &str = "/sys/kernel/mm/ksm";
-    fn set(file: &str, value: &str) {
-        fs::write(format!("{KSM}/{file}"), value).unwrap_or_else(|err| panic!("{file}: {err}"));
-    }
-    // None of a mapping that is shared, which there is no need to wait for.
-    let cases = [case("pages of equal bytes", |t| {
-        if t.sharing == SHARED || t.count == 1 {
-            return;
-        }
-        let merging = || fs::read_to_string("/proc/self/ksm_merging_pages").unwrap_or_default();
-        t.store("stores before", t.probes(), 7);
-        t.erase_stamps();
-        advise_all(t, MERGEABLE);
-        set("sleep_millisecs", "1");
-        set("run", "1");
-        let start = Instant::now();
-        while merging().trim() == "0" && start.elapsed() < Duration::from_secs(4) {
-            sleep(Duration::from_millis(5));
-        }
-        t.see("merged", merging().trim() != "0");
-        set("run", "0");
-    })];
-    compare(WINDOWS, used, &cases, &[]);
-}
-
 /// process_madvise(2) of the first page and the last.
 fn advise_process(t: &mut Trial, step: &str, pid: u32, advice: usize) {
     let mut parts = [0, t.count - 1].map(|page| [t.at(page), bytes(1)]);

@@ -384,13 +384,11 @@ pub fn userfaultfd_registers() {
         Differs("no features", &["modes"], NO_HANDLERS),
         Differs("asynchronous", &["modes"], NO_HANDLERS),
         Differs("for shmem", &["modes"], NO_HANDLERS),
-        Differs("for reads", &["modes"], NO_HANDLERS),
     ];
     let features = [
         ("no features", 0),
         ("asynchronous", WP_ASYNC),
         ("for shmem", 1 << 5 | 1 << 10 | 1 << 12),
-        ("for reads", 1 << 17 | 1 << 18),
     ];
     let cases = features.map(|(name, features)| {
         case(name, move |t| {
