@@ -201,7 +201,7 @@ fn one_fault_for_all_that_a_page_table_maps() {
 }
 
 fn parts_of_a_mapping() {
-    let load = || Large::of(load_in_pieces(2).0);
+    let load = || Large::of(load_in_pieces(2));
     leaves_nothing_of(load, |buffer| {
         let part = table() - 2 * page()..table() + 3 * page();
         let read_write = MprotectFlags::READ | MprotectFlags::WRITE;
@@ -232,7 +232,7 @@ fn parts_of_a_mapping() {
 /// With the memory in between free again, pages are moved to where they are together.
 fn compaction_moves_pages_while_threads_store() {
     let _renew = Renew;
-    let buffer = Large::of(load_in_pieces(2).0);
+    let buffer = Large::of(load_in_pieces(2));
     let map = shared(&buffer.device, SIZE / page());
     map.load_pages();
     let before = map.frames();

@@ -1,20 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! madvise(2) and process_madvise(2).
 
-use std::{
-    fs,
-    ops::Range,
-    os::fd::AsRawFd,
-    process,
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::{ops::Range, os::fd::AsRawFd, process};
 
 use super::{
     remap::remap,
     trial::{
-        Case, Differs, NONE, READ, SHARED, SMALL, Trial, WINDOWS, address, bytes, case, compare,
-        mapped, name, used,
+        Case, Differs, NONE, READ, SMALL, Trial, WINDOWS, address, bytes, case, compare, mapped,
+        name, used,
     },
 };
 

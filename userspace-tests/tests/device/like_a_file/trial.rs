@@ -546,14 +546,6 @@ impl Trial {
         self.see(step, stored);
     }
 
-    /// Takes away what tells pages that can be written to from each other.
-    pub fn erase_stamps(&mut self) {
-        for i in self.probes().filter(|i| self.touch(*i, true).is_ok()) {
-            // SAFETY: the page is writable, as has just been seen.
-            unsafe { self.head(i).cast::<u64>().write_volatile(0) };
-        }
-    }
-
     /// What /proc/self/pagemap says about pages.
     fn pagemap(&self) -> impl Fn(usize) -> u64 + use<> {
         let pagemap = File::open("/proc/self/pagemap").expect("pagemap");
