@@ -201,9 +201,7 @@ impl Folio {
                 // access them at the same time, hence volatile.
                 unsafe { start.add(i).write_volatile(*byte) };
             }
-            length
         })
-        .map(|_| ())
     }
 
     /// Zeroes the `length` bytes from `offset` on, both multiples of the page size.
@@ -220,22 +218,20 @@ impl Folio {
                 // for words.
                 unsafe { start.add(word).write_volatile(0) };
             }
-            length
         })
-        .map(|_| ())
     }
 
     /// Calls `f` with the address that the `length` bytes from `offset` on are mapped at in the
-    /// kernel meanwhile, for this thread only: part by part where the kernel has no room for all
-    /// (`folio_test_partial_kmap()`), and until it says that it has done less than it was given.
+    /// kernel meanwhile, for this thread only, and with how many they are: part by part where the
+    /// kernel has no room for all (`folio_test_partial_kmap()`).
     ///
-    /// Returns how much it has done. EINVAL: not all of it lies in the folio.
-    pub(in crate::abstractions) fn with_mapped(
+    /// EINVAL: not all of them lie in the folio.
+    fn with_mapped(
         &self,
         offset: usize,
         length: usize,
-        mut f: impl FnMut(*mut u8, usize) -> usize,
-    ) -> Result<usize> {
+        mut f: impl FnMut(*mut u8, usize),
+    ) -> Result {
         let end = offset.checked_add(length).ok_or(EINVAL)?;
         if end > self.size() {
             return Err(EINVAL);
@@ -250,16 +246,13 @@ impl Folio {
             }
             // SAFETY: The page is one of this folio, which is in use.
             let start = unsafe { bindings::kmap_local_page(page.as_ptr()) };
-            let done = f(start.cast::<u8>().wrapping_add(in_page), part);
+            f(start.cast::<u8>().wrapping_add(in_page), part);
             // SAFETY: `start` comes from `kmap_local_page()` just above. `f` has undone what it
             // mapped itself, as this function is the only way to map and undoes it in the end.
             unsafe { bindings::kunmap_local(start) };
-            at += done;
-            if done < part {
-                break;
-            }
+            at += part;
         }
-        Ok(at - offset)
+        Ok(())
     }
 }
 
@@ -326,10 +319,9 @@ mod tests {
 
     fn byte(folio: &Folio, offset: usize) -> u8 {
         let mut found = 0;
-        let _ = folio.with_mapped(offset, 1, |start, length| {
+        let _ = folio.with_mapped(offset, 1, |start, _| {
             // SAFETY: One byte may be accessed there.
             found = unsafe { start.read_volatile() };
-            length
         });
         found
     }
