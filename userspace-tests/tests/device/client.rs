@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The client library: what it offers, and the errors that it names.
 
-use std::{alloc::Layout, mem::offset_of, sync::atomic::Ordering::SeqCst};
+use std::{
+    alloc::Layout,
+    fs::File,
+    mem::offset_of,
+    os::fd::OwnedFd,
+    sync::{Barrier, atomic::Ordering::SeqCst},
+    thread,
+};
 
 use rust_mmapdev::{Access, Device, Error, Protection, Sharing, uapi};
-use rustix::io::Errno;
+use rustix::{fs::OFlags, io::Errno};
 
 use crate::{
     harness::tests,
@@ -12,7 +19,7 @@ use crate::{
         assert_same,
         memory::page,
         module::{self, fresh, initial},
-        pattern, pread, tmpfs_file,
+        open, pattern, pread, tmpfs_file,
     },
 };
 
@@ -20,6 +27,8 @@ tests![
     the_interface_is_the_headers,
     access_is_checked_not_fatal,
     copies_any_range,
+    copies_leave_the_neighbours_alone,
+    takes_descriptors_of_the_device_only,
     atomics_are_the_buffers,
     errors_name_the_call,
     info,
@@ -217,6 +226,56 @@ fn copies_any_range() {
     }
 }
 
+/// Threads that write to bytes of the same word, at once.
+fn copies_leave_the_neighbours_alone() {
+    let device = fresh(1);
+    let map = device
+        .map(Sharing::Shared, Protection::ReadWrite)
+        .expect("map");
+    let start = Barrier::new(2);
+    thread::scope(|scope| {
+        for offset in [101, 102] {
+            let (map, start) = (&map, &start);
+            scope.spawn(move || {
+                start.wait();
+                for i in 0..200_000_u32 {
+                    let mut found = [0];
+                    map.write_at(offset, &[i as u8]).expect("write_at");
+                    map.read_at(offset, &mut found).expect("read_at");
+                    assert_eq!(found, [i as u8], "byte {offset}, write {i}");
+                }
+            });
+        }
+    });
+}
+
+fn takes_descriptors_of_the_device_only() {
+    fresh(1);
+    for flags in [OFlags::RDONLY, OFlags::WRONLY, OFlags::RDWR] {
+        let device = Device::try_from(open(flags)).expect("a descriptor of the device");
+        device.info().expect("INFO");
+    }
+    for other in [
+        OwnedFd::from(tmpfs_file(b"no device")),
+        OwnedFd::from(File::open("/dev/null").expect("open")),
+        OwnedFd::from(File::open("/dev").expect("open")),
+    ] {
+        let refused = Device::try_from(other);
+        assert!(
+            matches!(refused, Err(Error::Info(Errno::NOTTY))),
+            "{refused:?}"
+        );
+    }
+    assert!(
+        matches!(
+            Device::try_from(open(OFlags::PATH)),
+            Err(Error::Info(Errno::BADF))
+        ),
+        "O_PATH"
+    );
+    assert_eq!(module::references(), 0, "those that were refused are closed");
+}
+
 fn atomics_are_the_buffers() {
     let device = fresh(1);
     let one = device
@@ -261,9 +320,6 @@ fn errors_name_the_call() {
             other => panic!("expected {expected}, found {other:?}"),
         }
     }
-
-    let file = Device::from(std::os::fd::OwnedFd::from(tmpfs_file(b"no device")));
-    assert!(matches!(file.info(), Err(Error::Info(Errno::NOTTY))));
 
     drop((device, reader, writer));
     module::unload().expect("rmmod");

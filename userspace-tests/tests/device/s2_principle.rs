@@ -10,7 +10,7 @@ use crate::{
     harness::tests,
     support::{
         assert_same,
-        memory::{Advice, PRIVATE, READ, RW, SHARED, mmap, page, private, shared},
+        memory::{self, Advice, PRIVATE, READ, RW, SHARED, mmap, page, private, shared},
         module::{fresh, initial},
         open, pattern, pread,
         proc::{
@@ -53,8 +53,8 @@ fn s1_access_takes_no_system_call() {
         seccomp::allow_only(&[libc::SYS_exit_group]);
         // SAFETY: all of the mapping, read and written to as memory that others use.
         let same = unsafe {
-            rust_mmapdev::volatile::read(map.at(0), &mut found);
-            rust_mmapdev::volatile::write(map.at(0), &bytes);
+            memory::copy_out(map.at(0), &mut found);
+            memory::copy_in(map.at(0), &bytes);
             found[..4] == *b"rust"
         };
         // SAFETY: ends this process.

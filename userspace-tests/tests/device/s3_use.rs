@@ -232,7 +232,7 @@ fn s3_2_length() {
         assert_eq!(map.smaps_kib("Size"), pages * page() / 1024, "length {len}");
         let mut found = vec![0; pages * page()];
         // SAFETY: the mapping reaches to the end of its last page.
-        unsafe { rust_mmapdev::volatile::read(map.at(0), &mut found) };
+        unsafe { memory::copy_out(map.at(0), &mut found) };
         assert_same(&found, &bytes[..pages * page()], "all of the pages");
     }
 }

@@ -6,7 +6,7 @@ use std::ptr;
 use rustix::mm::{self, MapFlags, ProtFlags};
 
 use super::call::{Area, Bad, Buffer, Len, Offset, Ptr};
-use crate::support::memory::{PRIVATE, RW, page, table};
+use crate::support::memory::{PRIVATE, RW, copy_in, copy_out, page, table};
 
 /// Memory of the program's own that only calls which name it change; a guard follows. Far from
 /// where the kernel puts mappings by itself.
@@ -62,7 +62,7 @@ pub fn in_arena(address: usize) -> bool {
 pub fn own() -> Vec<u8> {
     let mut bytes = vec![0; OWN_LEN];
     // SAFETY: `set_up` has mapped it, and nothing unmaps it.
-    unsafe { rust_mmapdev::volatile::read(ptr::without_provenance(OWN), &mut bytes) };
+    unsafe { copy_out(ptr::without_provenance(OWN), &mut bytes) };
     bytes
 }
 
@@ -70,7 +70,7 @@ pub fn own() -> Vec<u8> {
 pub fn set_own(bytes: &[u8]) {
     assert_eq!(bytes.len(), OWN_LEN);
     // SAFETY: as above.
-    unsafe { rust_mmapdev::volatile::write(ptr::without_provenance_mut(OWN), bytes) };
+    unsafe { copy_in(ptr::without_provenance_mut(OWN), bytes) };
 }
 
 /// Memory that a call is given.

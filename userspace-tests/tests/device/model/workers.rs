@@ -151,7 +151,7 @@ impl Workers {
             Ok(len) if has_bytes => {
                 let mut bytes = vec![0; len];
                 // SAFETY: the worker has left `len` bytes there.
-                unsafe { rust_mmapdev::volatile::read(letter.bytes(), &mut bytes) };
+                unsafe { memory::copy_out(letter.bytes(), &mut bytes) };
                 Outcome::Bytes(bytes)
             }
             Ok(value) => Outcome::Done(value),

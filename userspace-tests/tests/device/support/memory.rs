@@ -57,6 +57,54 @@ fn last_errno() -> io::Errno {
     io::Errno::from_io_error(&error).expect("an error of the system")
 }
 
+/// Copies `buf.len()` bytes from `source` on into `buf`, a word at a time where the memory is aligned
+/// for it: a slice of memory that others write to would be undefined behaviour.
+///
+/// # Safety
+///
+/// The bytes are mapped, or the caller is to die of a signal.
+pub unsafe fn copy_out(mut source: *const u8, mut buf: &mut [u8]) {
+    while !buf.is_empty() {
+        let step = if source.cast::<u64>().is_aligned() && buf.len() >= size_of::<u64>() {
+            // SAFETY: aligned, and in the caller's range.
+            let word = unsafe { source.cast::<u64>().read_volatile() };
+            buf[..size_of::<u64>()].copy_from_slice(&word.to_ne_bytes());
+            size_of::<u64>()
+        } else {
+            // SAFETY: in the caller's range.
+            buf[0] = unsafe { source.read_volatile() };
+            1
+        };
+        source = source.wrapping_add(step);
+        buf = &mut buf[step..];
+    }
+}
+
+/// Copies `bytes` to `target` likewise.
+///
+/// # Safety
+///
+/// As above; and no Rust reference points there.
+pub unsafe fn copy_in(mut target: *mut u8, mut bytes: &[u8]) {
+    while let Some(&byte) = bytes.first() {
+        let step = match bytes.first_chunk() {
+            Some(word) if target.cast::<u64>().is_aligned() => {
+                let word = u64::from_ne_bytes(*word);
+                // SAFETY: aligned, and in the caller's range.
+                unsafe { target.cast::<u64>().write_volatile(word) };
+                size_of::<u64>()
+            }
+            _ => {
+                // SAFETY: in the caller's range.
+                unsafe { target.write_volatile(byte) };
+                1
+            }
+        };
+        target = target.wrapping_add(step);
+        bytes = &bytes[step..];
+    }
+}
+
 /// A range of mapped memory, unmapped when dropped.
 #[derive(Debug)]
 pub struct Map {
@@ -208,7 +256,7 @@ impl Map {
         assert!(offset + len <= self.len);
         let mut bytes = vec![0; len];
         // SAFETY: the range lies in the mapping; where it is not readable the test is to die.
-        unsafe { rust_mmapdev::volatile::read(self.at(offset), &mut bytes) };
+        unsafe { copy_out(self.at(offset), &mut bytes) };
         bytes
     }
 
@@ -221,7 +269,7 @@ impl Map {
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         assert!(offset + bytes.len() <= self.len);
         // SAFETY: the range lies in the mapping; where it is not writable the test is to die.
-        unsafe { rust_mmapdev::volatile::write(self.at(offset), bytes) };
+        unsafe { copy_in(self.at(offset), bytes) };
     }
 
     pub fn u32(&self, offset: usize) -> &AtomicU32 {
