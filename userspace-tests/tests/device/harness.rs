@@ -26,7 +26,7 @@ use rustix::{
 
 use crate::support::{
     module,
-    process::{Link, Role},
+    process::{Link, ROLES},
 };
 
 /// How long one test may take. Most take a few milliseconds, the longest some seconds in an
@@ -57,13 +57,19 @@ pub struct Test {
     pub body: fn(),
 }
 
-/// The table of a file's tests. A function that is left out is dead code, which is an error.
+/// Every file's tests.
+#[linkme::distributed_slice]
+pub static TESTS: [&[Test]];
+
+/// The list of a file's tests. A function that is left out is dead code, which is an error.
 macro_rules! tests {
     ($($name:ident),* $(,)?) => {
-        pub const TESTS: &[crate::harness::Test] = &[$(crate::harness::Test {
+        const TESTS: &[$crate::harness::Test] = &[$($crate::harness::Test {
             path: concat!(module_path!(), "::", stringify!($name)),
             body: $name,
         }),*];
+        #[linkme::distributed_slice($crate::harness::TESTS)]
+        static LISTED: &[$crate::harness::Test] = TESTS;
     };
 }
 pub(crate) use tests;
@@ -111,7 +117,11 @@ fn number(key: &str) -> Option<u64> {
 
 /// What `main` does: one test or one role, when this is the process of such a one, and otherwise
 /// all that the arguments ask for.
-pub fn main(tests: Vec<&'static Test>, roles: &[&Role]) -> ExitCode {
+pub fn main() -> ExitCode {
+    let mut files: Vec<_> = TESTS.iter().collect();
+    // In no order of its own.
+    files.sort_by_key(|tests| tests[0].path);
+    let tests: Vec<_> = files.into_iter().copied().flatten().collect();
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--test-process", name] => {
@@ -120,7 +130,7 @@ pub fn main(tests: Vec<&'static Test>, roles: &[&Role]) -> ExitCode {
             ExitCode::SUCCESS
         }
         ["--role", name, ..] => {
-            let role = roles.iter().find(|role| role.name == name);
+            let role = ROLES.iter().find(|role| role.name == name);
             (role.expect("a test names a role").body)(&Link::of_role(), &args[2..]);
             ExitCode::SUCCESS
         }

@@ -135,6 +135,10 @@ pub fn fork(body: impl FnOnce(&Link)) -> Child {
     }
 }
 
+/// Every program that a test starts as an unrelated process.
+#[linkme::distributed_slice]
+pub static ROLES: [Role];
+
 /// A program that a test starts as an unrelated process: the same binary, executed anew.
 pub struct Role {
     pub name: &'static str,

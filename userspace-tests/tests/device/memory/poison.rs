@@ -22,8 +22,8 @@ use rustix::{
 };
 
 use crate::{
+    calls::{io::vectors, uring},
     harness::{skip, tests},
-    io::vectors,
     support::{
         assert_same, errno,
         large::{BOTH, Large},
@@ -37,7 +37,6 @@ use crate::{
         process::{Child, fork},
         system_call, tmpfs_file,
     },
-    uring,
 };
 
 tests![

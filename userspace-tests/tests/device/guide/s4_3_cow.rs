@@ -11,7 +11,7 @@ use crate::{
         module::{fresh, initial},
         open, pattern, pread,
         proc::{ANON, minor_faults, page_flags},
-        process::{Child, Link, Role, fork, start},
+        process::{Child, Link, ROLES, Role, fork, start},
         pwrite,
     },
 };
@@ -35,7 +35,8 @@ tests![
 ];
 
 /// A process that has a mapping and does as it is told: the guide's A and B.
-pub const HOLDER: Role = Role {
+#[linkme::distributed_slice(ROLES)]
+static HOLDER: Role = Role {
     name: "holder",
     body: holder,
 };

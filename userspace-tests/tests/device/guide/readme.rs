@@ -22,13 +22,13 @@ tests![
     the_rust_example
 ];
 
-const README: &str = include_str!("../../../README.md");
-const C_SOURCE: &str = include_str!("../../c/hello.c");
-const RUST_SOURCE: &str = include_str!("../../examples/hello.rs");
+const README: &str = include_str!("../../../../README.md");
+const C_SOURCE: &str = include_str!("../../../c/hello.c");
+const RUST_SOURCE: &str = include_str!("../../../examples/hello.rs");
 const C_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
 
 mod hello {
-    include!("../../examples/hello.rs");
+    include!("../../../examples/hello.rs");
 
     pub fn run() -> Result<(), Box<dyn Error>> {
         main()

@@ -22,7 +22,7 @@ use crate::{
         module::{self, Log, fdinfo, fresh, initial, live_mappings, references},
         open, pread,
         proc::{meminfo, vmstat},
-        process::{Child, Link, Role, assert_dies_of, fork, start},
+        process::{Child, Link, ROLES, Role, assert_dies_of, fork, start},
         pwrite,
     },
 };
@@ -344,7 +344,8 @@ fn kill_of_a_waiter_leaves_nothing() {
 }
 
 /// A program that uses nothing of the device.
-pub const BYSTANDER: Role = Role {
+#[linkme::distributed_slice(ROLES)]
+static BYSTANDER: Role = Role {
     name: "bystander",
     body: bystander,
 };

@@ -26,6 +26,7 @@ use rustix::{
 };
 
 use crate::{
+    calls::uring,
     harness::tests,
     support::{
         assert_same,
@@ -36,7 +37,6 @@ use crate::{
         process::fork,
         pwrite, system_call, tmpfs_file,
     },
-    uring,
 };
 
 tests![

@@ -24,10 +24,13 @@ use rustix::{
 };
 
 use crate::{
-    capacity::own_lines,
+    calls::{
+        io::{direct_file, raw, read_exactly, vectors},
+        programs::{core_dump, in_core, mincore},
+        uring,
+    },
+    lifetime::capacity::own_lines,
     harness::{skip, tests},
-    io::{direct_file, raw, read_exactly, vectors},
-    programs::{core_dump, in_core, mincore},
     support::{
         assert_same, errno,
         large::{BOTH, Large, View, huge, leaves_nothing},
@@ -41,7 +44,6 @@ use crate::{
         process::{Child, assert_dies_of, fork, traced},
         system_call, tmpfs_file,
     },
-    uring,
 };
 
 tests![

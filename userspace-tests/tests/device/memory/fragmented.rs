@@ -8,7 +8,7 @@ use rust_mmapdev::{Access, Device};
 
 use crate::{
     harness::tests,
-    moving::while_threads_store,
+    memory::moving::while_threads_store,
     support::{
         assert_same,
         large::{BOTH, Large, huge, leaves_nothing_of},

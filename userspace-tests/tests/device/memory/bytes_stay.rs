@@ -20,7 +20,7 @@ use rustix::{
 
 use crate::{
     harness::{skip, tests},
-    storm::pressure::Swap,
+    random::storm::pressure::Swap,
     support::{
         assert_same,
         cgroup::Cgroup,

@@ -13,7 +13,7 @@ use crate::{
         memory::{READ, RW, SHARED, mmap, page, shared},
         module::{fresh, initial, live_mappings},
         open, pattern, pread,
-        process::{Link, Role, fork, pass, passed, start},
+        process::{Link, ROLES, Role, fork, pass, passed, start},
         pwrite,
     },
 };
@@ -30,7 +30,8 @@ tests![
 ];
 
 /// Maps the device shared or private, and does as it is told.
-pub const PEER: Role = Role {
+#[linkme::distributed_slice(ROLES)]
+static PEER: Role = Role {
     name: "peer",
     body: peer,
 };

@@ -27,7 +27,7 @@ use crate::{
         memory::{self, Map, PRIVATE, READ, RW, SHARED, mmap, page, shared},
         module::{TEXT, fresh, initial, live_mappings, references},
         open, pread,
-        process::{Program, Role, fork},
+        process::{Program, ROLES, Role, fork},
         seccomp,
     },
 };
@@ -58,13 +58,13 @@ tests![
 
 // As programs they are started by their `main`.
 #[allow(dead_code)]
-#[path = "../../examples/editor.rs"]
+#[path = "../../../examples/editor.rs"]
 mod editor;
 #[allow(dead_code)]
-#[path = "../../examples/ring.rs"]
+#[path = "../../../examples/ring.rs"]
 mod ring;
 #[allow(dead_code)]
-#[path = "../../examples/sensor.rs"]
+#[path = "../../../examples/sensor.rs"]
 mod sensor;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -76,15 +76,18 @@ fn end_with(outcome: Outcome) {
     }
 }
 
-pub const RING: Role = Role {
+#[linkme::distributed_slice(ROLES)]
+static RING: Role = Role {
     name: "ring",
     body: |_, args| end_with(ring::run(args)),
 };
-pub const SENSOR: Role = Role {
+#[linkme::distributed_slice(ROLES)]
+static SENSOR: Role = Role {
     name: "sensor",
     body: |_, args| end_with(sensor::run(args)),
 };
-pub const EDITOR: Role = Role {
+#[linkme::distributed_slice(ROLES)]
+static EDITOR: Role = Role {
     name: "editor",
     body: |_, args| end_with(editor::run(args)),
 };

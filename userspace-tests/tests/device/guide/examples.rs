@@ -2,10 +2,10 @@
 //! The examples that need a large buffer, each made to do its work.
 
 #[expect(dead_code, reason = "`main` and what only it uses")]
-#[path = "../../examples/framebuffer.rs"]
+#[path = "../../../examples/framebuffer.rs"]
 mod framebuffer;
 #[expect(dead_code, reason = "`main`")]
-#[path = "../../examples/log_scan.rs"]
+#[path = "../../../examples/log_scan.rs"]
 mod log_scan;
 
 use std::{
@@ -18,7 +18,7 @@ use crate::{
     support::{
         memory::page,
         module,
-        process::{Link, Role, start},
+        process::{Link, ROLES, Role, start},
     },
 };
 
@@ -82,7 +82,8 @@ fn a_log_that_does_not_fit_is_refused() {
     assert!(error.to_string().contains("the buffer only"), "{error}");
 }
 
-pub const PAINTER: Role = Role {
+#[linkme::distributed_slice(ROLES)]
+static PAINTER: Role = Role {
     name: "painter",
     body: paint,
 };

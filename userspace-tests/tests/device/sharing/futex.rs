@@ -18,7 +18,7 @@ use crate::{
         memory::{Advice, Map, READ, SHARED, mmap, page, private, shared},
         module::fresh,
         open,
-        process::{Child, Link, Role, start},
+        process::{Child, Link, ROLES, Role, start},
     },
 };
 
@@ -39,7 +39,8 @@ tests![
 const NO_FLAGS: Flags = Flags::empty();
 
 /// Waits on the word at an offset for as long as it is 0.
-pub const WAITER: Role = Role {
+#[linkme::distributed_slice(ROLES)]
+static WAITER: Role = Role {
     name: "futex-waiter",
     body: waiter,
 };

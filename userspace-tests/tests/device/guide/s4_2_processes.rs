@@ -22,14 +22,14 @@ use rustix::{
 };
 
 use crate::{
+    calls::locks::record_lock,
     harness::tests,
-    locks::record_lock,
     support::{
         assert_same,
         memory::{Map, page, private, shared},
         module::{fresh, initial},
         open, pattern, pread,
-        process::{Child, Link, Program, Role, fork, start, start_linked},
+        process::{Child, Link, Program, ROLES, Role, fork, start, start_linked},
         pwrite, system_call,
     },
 };
@@ -73,7 +73,8 @@ const BUSY: usize = 388;
 const PARTIES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/parties"));
 
 /// The process in Rust.
-pub const PARTY: Role = Role {
+#[linkme::distributed_slice(ROLES)]
+static PARTY: Role = Role {
     name: "party",
     body: party,
 };
