@@ -18,7 +18,7 @@ use crate::{
         memory::{self, Advice, MapFlags, MprotectFlags, RW, page, private, shared},
         module::{fresh, initial},
         open, pattern, pread, pwrite, system_call,
-        withheld::{Caller, Withheld},
+        missing_page::{Caller, MissingPage},
     },
 };
 
@@ -149,13 +149,13 @@ fn clear_leaves_private_copies() {
 /// One that stands still in the middle of its bytes: none of them come after the zeros.
 fn clear_waits_for_a_write() {
     let device = fresh(4);
-    let withheld = Withheld::new(b'a');
+    let missing_page = MissingPage::new(b'a');
     thread::scope(|scope| {
-        scope.spawn(|| assert_eq!(io::pwrite(&device, withheld.as_slice(), 0), Ok(2 * page())));
-        withheld.wait_for_access();
+        scope.spawn(|| assert_eq!(io::pwrite(&device, missing_page.as_slice(), 0), Ok(2 * page())));
+        missing_page.wait_for_fault();
         let clear = Caller::start(scope, || device.clear().expect("CLEAR"));
         clear.wait_until_it_sleeps_in(libc::SYS_ioctl);
-        withheld.release();
+        missing_page.resolve();
     });
     assert_same(&pread(0, 4 * page()), &vec![0; 4 * page()], "the buffer");
 }

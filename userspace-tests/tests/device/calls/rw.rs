@@ -21,7 +21,7 @@ use crate::{
         open, pattern, pread,
         process::fork,
         pwrite, tmpfs_file,
-        withheld::{Caller, Withheld},
+        missing_page::{Caller, MissingPage},
     },
 };
 
@@ -529,16 +529,16 @@ fn writes_race_with_loads() {
 /// one's bytes or the other's.
 fn writes_do_not_mix() {
     let device = fresh(4);
-    let withheld = Withheld::new(b'a');
+    let missing_page = MissingPage::new(b'a');
     thread::scope(|scope| {
-        scope.spawn(|| assert_eq!(io::pwrite(&device, withheld.as_slice(), 0), Ok(2 * page())));
-        withheld.wait_for_access();
+        scope.spawn(|| assert_eq!(io::pwrite(&device, missing_page.as_slice(), 0), Ok(2 * page())));
+        missing_page.wait_for_fault();
         let other = Caller::start(scope, || {
             let bytes = vec![b'b'; 2 * page()];
             assert_eq!(io::pwrite(&device, &bytes, 0), Ok(bytes.len()));
         });
         other.wait_until_it_sleeps_in(libc::SYS_pwrite64);
-        withheld.release();
+        missing_page.resolve();
     });
     let bytes = pread(0, 2 * page());
     assert_same(&bytes, &vec![bytes[0]; bytes.len()], "one writer's bytes");
@@ -548,16 +548,16 @@ fn writes_do_not_mix() {
 /// come behind its own.
 fn writes_take_turns_at_the_position() {
     let device = fresh(4);
-    let withheld = Withheld::new(b'a');
+    let missing_page = MissingPage::new(b'a');
     thread::scope(|scope| {
-        scope.spawn(|| assert_eq!(io::write(&device, withheld.as_slice()), Ok(2 * page())));
-        withheld.wait_for_access();
+        scope.spawn(|| assert_eq!(io::write(&device, missing_page.as_slice()), Ok(2 * page())));
+        missing_page.wait_for_fault();
         let other = Caller::start(scope, || {
             let bytes = vec![b'b'; 2 * page()];
             assert_eq!(io::write(&device, &bytes), Ok(bytes.len()));
         });
         other.wait_until_it_sleeps_in(libc::SYS_write);
-        withheld.release();
+        missing_page.resolve();
     });
     assert_eq!(tell(&device), Ok(4 * page() as u64));
     let expected = [vec![b'a'; 2 * page()], vec![b'b'; 2 * page()]].concat();

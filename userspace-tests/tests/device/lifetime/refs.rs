@@ -30,7 +30,7 @@ use crate::{
         proc::nobodys_pages,
         process::{fork, pass, passed},
         pwrite,
-        withheld::Withheld,
+        missing_page::MissingPage,
     },
 };
 
@@ -248,20 +248,20 @@ fn a_stopped_process_holds_the_module() {
 
 /// The descriptor is closed while write(2) is in the middle of its copy.
 fn a_write_in_progress_holds_the_module() {
-    let withheld = Withheld::new(b'!');
+    let missing_page = MissingPage::new(b'!');
     let device = fresh(3);
     let fd = device.as_raw_fd();
     thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            let bytes = withheld.as_slice();
+            let bytes = missing_page.as_slice();
             // SAFETY: the descriptor is open when the call begins.
             let n = unsafe { libc::pwrite(fd, bytes.as_ptr().cast(), bytes.len(), page() as i64) };
             assert_eq!(n, 2 * page() as isize);
         });
-        withheld.wait_for_access();
+        missing_page.wait_for_fault();
         drop(device);
         refuses_until(writer, |writer| {
-            withheld.release();
+            missing_page.resolve();
             writer.join().expect("the writer ends well");
         });
     });

@@ -30,7 +30,7 @@ use rustix::process::{Pid, set_child_subreaper};
 
 use crate::{
     harness::{duration, long, seed, tests},
-    support::{module::fresh, weather::Weather},
+    support::{module::fresh, sysctl::Sysctl},
 };
 use call::Step;
 use layout::Layout;
@@ -241,7 +241,7 @@ impl Display for Fuzzer {
 }
 
 fn random_programs_do_no_harm() {
-    let _restored = Weather::restored();
+    let _restored = Sysctl::restored();
     let mut fuzzer = Fuzzer::new();
     fuzzer.run(duration().unwrap_or(if long() { LONG } else { SHORT }));
     println!("{fuzzer}, --seed {}", seed());

@@ -19,7 +19,7 @@ use crate::{
         memory::{COLLAPSE, SOFT_OFFLINE, page, table},
         module::{self, fdinfo, fresh, references},
         pwrite,
-        weather::Weather,
+        sysctl::Sysctl,
     },
 };
 use expected::Expected;
@@ -231,7 +231,7 @@ pub enum Call {
     },
     Exit,
     Kill,
-    Weather(Weather),
+    Sysctl(Sysctl),
 }
 
 /// What a call comes to.
@@ -396,7 +396,7 @@ fn call(pages: usize) -> impl Strategy<Value = Call> {
         24 => accesses,
         2 => (0..PROCESSES).prop_map(|child| Call::Fork { child }),
         1 => prop_oneof![Just(Call::Exit), Just(Call::Kill)],
-        2 => prop::sample::select(Weather::ALL).prop_map(Call::Weather),
+        2 => prop::sample::select(Sysctl::ALL).prop_map(Call::Sysctl),
     ]
 }
 
@@ -490,7 +490,7 @@ fn random_calls_do_what_the_model_says(pages: usize, cases: u32) {
         max_shrink_time: 10_000,
         ..Config::default()
     };
-    let _restored = Weather::restored();
+    let _restored = Sysctl::restored();
     let made = Cell::new(0);
     let sequences = prop::collection::vec(step(pages), 1..=steps);
     let result = TestRunner::new(config).run(&sequences, |steps| run(pages, &steps, &made));

@@ -5,7 +5,7 @@
 //!
 //! The seed decides what each worker does, one operation after the other; when, the scheduler does.
 
-mod ledger;
+mod oracle;
 pub mod pressure;
 mod worker;
 
@@ -40,10 +40,10 @@ use crate::{
         proc::{available, meminfo, nobodys_pages, vmstat},
         pwrite, system_call,
         touch::catch_signals,
-        weather::Weather,
+        sysctl::Sysctl,
     },
 };
-use ledger::{CELL, Ledger, PROCESSES, THREADS, mixed};
+use oracle::{CELL, Oracle, PROCESSES, THREADS, mixed};
 use pressure::{Spared, Swap, replug_cpu, set_oom_score_adj, want_all_memory};
 use worker::{KINDS, Worker, end, end_with_panics};
 
@@ -61,7 +61,7 @@ const TURN: Duration = Duration::from_millis(10);
 const PROVOCATION: Duration = Duration::from_secs(1);
 /// How long there are all CPUs before one goes and comes again, which takes a moment.
 const REPLUG: Duration = Duration::from_secs(3);
-/// How often the weather changes, and how often a page is taken out of service instead, which the VM
+/// How often the sysctl changes, and how often a page is taken out of service instead, which the VM
 /// then lacks.
 const WEATHER: Duration = Duration::from_millis(250);
 const OFFLINE: u32 = 32;
@@ -73,37 +73,37 @@ const AHEAD: i32 = -10;
 const END: Duration = Duration::from_secs(10);
 
 fn one_page() {
-    weather(1, 3500 << 10);
+    sysctl(1, 3500 << 10);
 }
 
 fn many_pages() {
-    weather(1000, 4500 << 10);
+    sysctl(1000, 4500 << 10);
 }
 
 fn huge() {
-    weather(2048, 24 << 20);
+    sysctl(2048, 24 << 20);
 }
 
 /// Storms over a buffer of `pages` pages, with workers that have `memory` bytes among them.
-fn weather(pages: usize, memory: usize) {
+fn sysctl(pages: usize, memory: usize) {
     let length = duration().map_or(SHORT, |all| all / TESTS.len() as u32);
     module::unload_if_loaded();
     set_child_subreaper(Some(getpid())).expect("PR_SET_CHILD_SUBREAPER");
     nice(AHEAD).expect("nice");
     let harness = getppid().expect("it started this process");
     let _spared = [getpid(), harness].map(Spared::new);
-    let _restored = Weather::restored();
+    let _restored = Sysctl::restored();
     catch_signals();
-    let ledger: &Ledger = Box::leak(Box::new(Ledger::new(pages, seed())));
+    let oracle: &Oracle = Box::leak(Box::new(Oracle::new(pages, seed())));
     let before = Memory::now();
-    let mut storm = Storm::new(ledger, memory);
+    let mut storm = Storm::new(oracle, memory);
     let swap = Swap::on(2 * memory);
     if swap.is_none() {
         println!("without swap: this kernel has no zram built in");
     }
     while storm.start.elapsed() < length {
         let rest = length - storm.start.elapsed();
-        storm.rage(rest.min(PHASE));
+        storm.run(rest.min(PHASE));
     }
     drop(swap);
     println!("{}", storm.describe());
@@ -112,9 +112,9 @@ fn weather(pages: usize, memory: usize) {
 }
 
 struct Storm {
-    ledger: &'static Ledger,
+    oracle: &'static Oracle,
     cgroup: Cgroup,
-    /// For the weather.
+    /// For the sysctl.
     rng: SmallRng,
     start: Instant,
     reported: Instant,
@@ -132,14 +132,14 @@ struct Storm {
 }
 
 impl Storm {
-    fn new(ledger: &'static Ledger, memory: usize) -> Self {
+    fn new(oracle: &'static Oracle, memory: usize) -> Self {
         let cgroup = Cgroup::new("storm");
         cgroup.set("memory.max", &memory.to_string());
         let now = Instant::now();
         Self {
-            ledger,
+            oracle,
             cgroup,
-            rng: SmallRng::seed_from_u64(mixed([seed(), ledger.pages as u64, 0, 0])),
+            rng: SmallRng::seed_from_u64(mixed([seed(), oracle.pages as u64, 0, 0])),
             start: now,
             reported: now,
             number: 0,
@@ -153,17 +153,17 @@ impl Storm {
     }
 
     /// One storm, from insmod to rmmod.
-    fn rage(&mut self, length: Duration) {
-        let ledger = self.ledger;
+    fn run(&mut self, length: Duration) {
+        let oracle = self.oracle;
         self.number += 1;
-        module::load(&format!("buffer_pages={}", ledger.pages)).expect("insmod");
+        module::load(&format!("buffer_pages={}", oracle.pages)).expect("insmod");
         assert_same(
-            &pread(0, ledger.size()),
-            &initial(ledger.size()),
+            &pread(0, oracle.size()),
+            &initial(oracle.size()),
             "a new buffer",
         );
-        ledger.fill(|word| {
-            let words: Vec<u8> = (0..ledger.cells())
+        oracle.fill(|word| {
+            let words: Vec<u8> = (0..oracle.cells())
                 .flat_map(|cell| word(cell).to_ne_bytes())
                 .collect();
             pwrite(0, &words);
@@ -177,7 +177,7 @@ impl Storm {
 
         let start = Instant::now();
         let (mut provoked, mut replugged, mut changed) = (start, start, start);
-        ledger.common().stop.store(0, SeqCst);
+        oracle.common().stop.store(0, SeqCst);
         while start.elapsed() < length {
             for process in 0..PROCESSES {
                 if self.processes[process].is_none() {
@@ -196,7 +196,7 @@ impl Storm {
                 self.change_weather();
                 changed = Instant::now();
             }
-            self.let_hog_loose();
+            self.start_memory_hog();
             self.report();
             self.reap();
             thread::sleep(TURN);
@@ -212,17 +212,17 @@ impl Storm {
     fn start(&mut self, process: usize) {
         let workers: Vec<_> = slots(process)
             .map(|slot| {
-                let generation = self.ledger.slot(slot).next_generation();
+                let generation = self.oracle.slot(slot).next_generation();
                 (slot, mixed([seed(), self.number, slot as u64, generation]))
             })
             .collect();
-        let ledger = self.ledger;
+        let oracle = self.oracle;
         let pid = self.fork(|| {
-            let common = &shared(open(OFlags::RDWR), ledger.pages);
+            let common = &shared(open(OFlags::RDWR), oracle.pages);
             self.cgroup.enter();
             thread::scope(|scope| {
                 for (slot, seed) in workers {
-                    let worker = move || Worker::new(ledger, common, slot, seed).run();
+                    let worker = move || Worker::new(oracle, common, slot, seed).run();
                     // Short of memory, like any other call: then it's the next generation's turn.
                     if thread::Builder::new().spawn_scoped(scope, worker).is_err() {
                         end(0);
@@ -231,7 +231,7 @@ impl Storm {
             });
         });
         self.processes[process] = Some(pid);
-        self.ledger.common().pids[process].store(pid.as_raw_nonzero().get(), SeqCst);
+        self.oracle.common().pids[process].store(pid.as_raw_nonzero().get(), SeqCst);
     }
 
     /// insmod and rmmod must be refused.
@@ -250,16 +250,16 @@ impl Storm {
     /// Whatever comes of it.
     fn change_weather(&mut self) {
         if self.rng.random_ratio(1, OFFLINE) {
-            let map = shared(open(OFlags::RDWR), self.ledger.pages);
-            let index = self.rng.random_range(0..self.ledger.pages);
+            let map = shared(open(OFlags::RDWR), self.oracle.pages);
+            let index = self.rng.random_range(0..self.oracle.pages);
             let _ = map.advise_by_number(index * page(), page(), SOFT_OFFLINE);
         } else {
-            Weather::ALL.choose(&mut self.rng).expect("some").make();
+            Sysctl::ALL.choose(&mut self.rng).expect("some").make();
         }
     }
 
     /// Takes all memory of the VM now and then, in a long run: it takes a while.
-    fn let_hog_loose(&mut self) {
+    fn start_memory_hog(&mut self) {
         if duration().is_some() && self.hog.is_err_and(|ended| ended.elapsed() >= HOG) {
             self.hog = Ok(self.fork(|| want_all_memory()));
         }
@@ -288,9 +288,9 @@ impl Storm {
             }
             if let Some(process) = process {
                 self.processes[process] = None;
-                self.ledger.common().pids[process].store(0, SeqCst);
+                self.oracle.common().pids[process].store(0, SeqCst);
                 for slot in slots(process) {
-                    self.ledger.is_gone(slot);
+                    self.oracle.is_gone(slot);
                 }
             }
         }
@@ -306,7 +306,7 @@ impl Storm {
     }
 
     fn who(&self, process: usize) -> String {
-        let worker = |slot| format!("worker {slot} at {}", self.ledger.slot(slot).describe());
+        let worker = |slot| format!("worker {slot} at {}", self.oracle.slot(slot).describe());
         let workers: Vec<_> = slots(process).map(worker).collect();
         format!("the process of {}", workers.join(", "))
     }
@@ -314,7 +314,7 @@ impl Storm {
     /// Half of the processes come to an end of their own, the others are killed.
     fn end(&mut self) {
         let start = Instant::now();
-        self.ledger.common().stop.store(1, SeqCst);
+        self.oracle.common().stop.store(1, SeqCst);
         for pid in self.processes.iter().step_by(2).flatten().chain(&self.hog) {
             let _ = kill_process(*pid, Signal::KILL);
         }
@@ -336,24 +336,24 @@ impl Storm {
 
     /// The buffer, when nobody stores to it any more, as calls and mappings show it.
     fn check_buffer(&self) {
-        let ledger = self.ledger;
+        let oracle = self.oracle;
         let device = open(OFlags::RDWR);
         let ways = [
-            ("pread at the end", pread(0, ledger.size())),
+            ("pread at the end", pread(0, oracle.size())),
             (
                 "shared mapping at the end",
-                shared(&device, ledger.pages).bytes(),
+                shared(&device, oracle.pages).bytes(),
             ),
             (
                 "private mapping at the end",
-                private(&device, ledger.pages).bytes(),
+                private(&device, oracle.pages).bytes(),
             ),
         ];
         for (way, bytes) in ways {
             let words = bytes
                 .chunks_exact(CELL)
                 .map(|word| u64::from_ne_bytes(word.try_into().expect("a word")));
-            ledger.check(&ledger.before(), 0, &words.collect::<Vec<_>>(), way);
+            oracle.check(&oracle.before(), 0, &words.collect::<Vec<_>>(), way);
         }
     }
 
@@ -368,7 +368,7 @@ impl Storm {
     /// One line.
     fn brief(&self) -> String {
         let operations: u64 = self
-            .ledger
+            .oracle
             .common()
             .operations
             .iter()
@@ -376,7 +376,7 @@ impl Storm {
             .sum();
         format!(
             "{} page(s), --seed {}: storm {}, {} s, {operations} operations, {} processes killed",
-            self.ledger.pages,
+            self.oracle.pages,
             seed(),
             self.number,
             self.start.elapsed().as_secs(),
@@ -385,7 +385,7 @@ impl Storm {
     }
 
     fn describe(&self) -> String {
-        let common = self.ledger.common();
+        let common = self.oracle.common();
         let made = common.operations.iter().zip(KINDS);
         let made: Vec<_> = made
             .map(|(n, (kind, _))| format!("{} {kind:?}", n.load(SeqCst)))
@@ -412,7 +412,7 @@ impl Storm {
         // SAFETY: the test's process has one thread, so the child may do everything.
         match system_call(unsafe { libc::fork() }).expect("fork") {
             0 => {
-                end_with_panics(self.ledger);
+                end_with_panics(self.oracle);
                 nice(-AHEAD).expect("nice");
                 set_oom_score_adj(0);
                 body();

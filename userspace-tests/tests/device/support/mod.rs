@@ -10,8 +10,8 @@ pub mod proc;
 pub mod process;
 pub mod seccomp;
 pub mod touch;
-pub mod weather;
-pub mod withheld;
+pub mod sysctl;
+pub mod missing_page;
 
 use std::{fmt::Debug, fs::File, os::fd::OwnedFd};
 

@@ -6,7 +6,7 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 
 use crate::support::{
     memory::{COLLAPSE, GUARD_INSTALL, GUARD_REMOVE, SOFT_OFFLINE, page, table},
-    weather::Weather,
+    sysctl::Sysctl,
 };
 
 /// One call, and maybe what another thread does to the memory meanwhile.
@@ -74,7 +74,7 @@ pub enum Meanwhile {
     Move(Area),
     /// Puts guard pages there and takes them away.
     Guard(Area),
-    Weather(Weather),
+    Sysctl(Sysctl),
 }
 
 /// Numbers that are handed over as they are: flags, advice, commands.
@@ -159,7 +159,7 @@ pub enum Call {
         #[arbitrary(with = not_the_first)]
         to: Fd,
     },
-    Weather(Weather),
+    Sysctl(Sysctl),
     /// The old remap_file_pages(2), which calls the device's mmap behind the scenes.
     RemapFilePages {
         area: Area,

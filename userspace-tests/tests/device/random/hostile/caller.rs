@@ -347,8 +347,8 @@ impl<'a> Caller<'a> {
                 allow(outcome, &[E::FAULT, E::INVAL, E::NOMEM, E::NOSPC, E::PERM])
             }
             Call::Track { area, protect, to } => self.track(l.area(area), protect, to),
-            Call::Weather(weather) => {
-                weather.make();
+            Call::Sysctl(sysctl) => {
+                sysctl.set();
                 Ok(Ok(0))
             }
             Call::RemapFilePages { area, page: first } => {
@@ -941,8 +941,8 @@ fn disturb(layout: Layout, device: &Device, meanwhile: Meanwhile) {
             let _ = syscall!(SYS_madvise, start, len, GUARD_INSTALL);
             syscall!(SYS_madvise, start, len, GUARD_REMOVE)
         }
-        Meanwhile::Weather(weather) => {
-            weather.make();
+        Meanwhile::Sysctl(sysctl) => {
+            sysctl.set();
             Ok(0)
         }
     };

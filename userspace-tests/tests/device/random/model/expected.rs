@@ -290,7 +290,7 @@ impl Expected {
                 };
                 (count > 0 && !(past_the_end && protection == Protection::Exec)).then_some(map)?
             }
-            Call::Unmap(_) | Call::Weather(_) => call,
+            Call::Unmap(_) | Call::Sysctl(_) => call,
             Call::Move { from, to, keep } => {
                 let from = process.mapped(from)?;
                 let to = process.target(to, from.count, from)?;
@@ -662,7 +662,7 @@ impl Expected {
                 self.processes[number] = None;
                 Ok(Outcome::Done(0))
             }
-            Call::Weather(_) => Ok(Outcome::Done(0)),
+            Call::Sysctl(_) => Ok(Outcome::Done(0)),
         }
     }
 

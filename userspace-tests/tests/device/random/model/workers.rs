@@ -111,8 +111,8 @@ impl Workers {
             kill_process(pid, Signal::KILL).expect("kill");
             return self.end(process, Some(Signal::KILL.as_raw()));
         }
-        if let Call::Weather(weather) = call {
-            weather.make();
+        if let Call::Sysctl(sysctl) = call {
+            sysctl.set();
             return Ok(Outcome::Done(0));
         }
         let letter = self.letter(process);
@@ -510,7 +510,7 @@ impl Worker<'_> {
                     0,
                 )
             }
-            Call::Fork { .. } | Call::Exit | Call::Kill | Call::Weather(_) => {
+            Call::Fork { .. } | Call::Exit | Call::Kill | Call::Sysctl(_) => {
                 unreachable!("not for `make`")
             }
         }

@@ -25,7 +25,7 @@ use rustix::{
     },
 };
 
-use super::ledger::{Before, CELL, Ledger, locked};
+use super::oracle::{Before, CELL, Oracle, locked};
 use crate::support::{
     memory::{
         Advice, COLLAPSE, GUARD_INSTALL, GUARD_REMOVE, Map, MprotectFlags, PRIVATE, ProtFlags,
@@ -149,8 +149,8 @@ impl Window {
     }
 
     /// Unmaps what is past the end of the buffer.
-    fn trim(&mut self, ledger: &Ledger) {
-        let within = ledger.pages - self.first;
+    fn trim(&mut self, oracle: &Oracle) {
+        let within = oracle.pages - self.first;
         if self.pages() > within {
             let past = self.cut(within);
             let signal = match past.readable() {
@@ -202,50 +202,50 @@ impl Window {
         self.locked && !self.shared && self.may_write
     }
 
-    fn check_page(&self, ledger: &Ledger, index: usize) {
+    fn check_page(&self, oracle: &Oracle, index: usize) {
         let first = (self.first + index) * page() / CELL;
-        let before = ledger.before();
+        let before = oracle.before();
         let words = self.words(index);
         match &self.copies[index] {
-            Some(known) => ledger.check_copy(first, &words, known, "load"),
-            None if self.shared => ledger.check(&before, first, &words, "load"),
-            None => ledger.check(&before, first, &words, "load from a private mapping"),
+            Some(known) => oracle.check_copy(first, &words, known, "load"),
+            None if self.shared => oracle.check(&before, first, &words, "load"),
+            None => oracle.check(&before, first, &words, "load from a private mapping"),
         }
     }
 
     /// Every page that only this window tells of, and one of the others.
-    fn check(&self, ledger: &Ledger, rng: &mut SmallRng) {
+    fn check(&self, oracle: &Oracle, rng: &mut SmallRng) {
         let one = rng.random_range(0..self.pages());
         for index in 0..self.pages() {
             if index == one || self.copies[index].is_some() {
-                self.check_page(ledger, index);
+                self.check_page(oracle, index);
             }
         }
     }
 
     /// `copied` for all that were not copied yet, where they can be.
-    fn all_copied(&mut self, ledger: &Ledger, before: &Before) {
+    fn all_copied(&mut self, oracle: &Oracle, before: &Before) {
         if self.shared || !self.writable() {
             return;
         }
         for index in 0..self.pages() {
             if self.copies[index].is_none() {
-                self.copied(ledger, before, index);
+                self.copied(oracle, before, index);
             }
         }
     }
 
     /// Takes down what a private page holds that has just been copied.
-    fn copied(&mut self, ledger: &Ledger, before: &Before, index: usize) {
+    fn copied(&mut self, oracle: &Oracle, before: &Before, index: usize) {
         let words = self.words(index);
         let first = (self.first + index) * page() / CELL;
-        ledger.check(before, first, &words, "copy on write");
+        oracle.check(before, first, &words, "copy on write");
         self.copies[index] = Some(words.into());
     }
 }
 
 pub struct Worker<'a> {
-    ledger: &'a Ledger,
+    oracle: &'a Oracle,
     /// A shared mapping of the whole buffer that the process's workers have in common.
     common: &'a Map,
     slot: usize,
@@ -265,11 +265,11 @@ thread_local! {
 }
 
 /// Has a panic say who it is, and end the process.
-pub fn end_with_panics(ledger: &'static Ledger) {
+pub fn end_with_panics(oracle: &'static Oracle) {
     set_hook(Box::new(move |panic| {
         let (slot, is_guest, kind) = WHO.get();
         let guest = if is_guest { "a guest of " } else { "" };
-        let number = ledger.slot(slot).operations.load(SeqCst);
+        let number = oracle.slot(slot).operations.load(SeqCst);
         let line = format!("{guest}worker {slot}, operation {number}: {kind:?}: {panic}\n");
         // In one piece, among those of others.
         let _ = io::write(stderr(), line.as_bytes());
@@ -289,10 +289,10 @@ fn choose<'a>(
 }
 
 /// Addresses for so many pages, which begin anywhere in what a page table maps.
-fn place(ledger: &Ledger, rng: &mut SmallRng, pages: usize) -> Option<Map> {
+fn place(oracle: &Oracle, rng: &mut SmallRng, pages: usize) -> Option<Map> {
     let skew = rng.random_range(0..table() / page());
     let room = try_anonymous(skew + pages, ProtFlags::empty(), PRIVATE);
-    let room = ledger.enough("mmap", room)?;
+    let room = oracle.enough("mmap", room)?;
     let place = room.part(skew * page(), pages * page());
     drop(room.part(0, skew * page()));
     forget(room);
@@ -300,8 +300,8 @@ fn place(ledger: &Ledger, rng: &mut SmallRng, pages: usize) -> Option<Map> {
 }
 
 /// Memory of a worker's own to read to and write from; no worker without.
-fn transfer(ledger: &Ledger) -> Map {
-    let map = ledger.enough("mmap and mlock", locked(TRANSFER));
+fn transfer(oracle: &Oracle) -> Map {
+    let map = oracle.enough("mmap and mlock", locked(TRANSFER));
     map.unwrap_or_else(|| end(0))
 }
 
@@ -312,14 +312,14 @@ pub fn end(status: i32) -> ! {
 }
 
 impl<'a> Worker<'a> {
-    pub fn new(ledger: &'a Ledger, common: &'a Map, slot: usize, seed: u64) -> Self {
+    pub fn new(oracle: &'a Oracle, common: &'a Map, slot: usize, seed: u64) -> Self {
         Self {
-            ledger,
+            oracle,
             common,
             slot,
             is_guest: false,
             rng: SmallRng::seed_from_u64(seed),
-            transfer: transfer(ledger),
+            transfer: transfer(oracle),
             devices: vec![],
             windows: vec![],
             guests: vec![],
@@ -329,11 +329,11 @@ impl<'a> Worker<'a> {
     /// Works until the storm ends.
     pub fn run(mut self) {
         // What the one before was killed at is made whole.
-        while let Some(cells) = self.ledger.unfinished(self.slot) {
+        while let Some(cells) = self.oracle.unfinished(self.slot) {
             self.open(Access::ReadWrite);
             self.write(cells);
         }
-        while self.ledger.common().stop.load(SeqCst) == 0 {
+        while self.oracle.common().stop.load(SeqCst) == 0 {
             self.step();
         }
         self.check_all();
@@ -344,7 +344,7 @@ impl<'a> Worker<'a> {
 
     fn check_all(&mut self) {
         for window in self.windows.iter().filter(|window| window.readable()) {
-            window.check(self.ledger, &mut self.rng);
+            window.check(self.oracle, &mut self.rng);
         }
     }
 
@@ -352,7 +352,7 @@ impl<'a> Worker<'a> {
         let kind = Kind::any(&mut self.rng);
         WHO.set((self.slot, self.is_guest, kind));
         if !self.is_guest {
-            let slot = self.ledger.slot(self.slot);
+            let slot = self.oracle.slot(self.slot);
             slot.operations.fetch_add(1, SeqCst);
             slot.doing.store(kind as u64, SeqCst);
         }
@@ -365,7 +365,7 @@ impl<'a> Worker<'a> {
     }
 
     fn count(&self, kind: Kind) {
-        self.ledger.common().operations[kind as usize].fetch_add(1, SeqCst);
+        self.oracle.common().operations[kind as usize].fetch_add(1, SeqCst);
     }
 
     /// Whether there was something to make it with.
@@ -419,7 +419,7 @@ impl<'a> Worker<'a> {
             Error::Open(errno) => errno,
             err => panic!("open: {err}"),
         });
-        let device = self.ledger.enough("open", result)?;
+        let device = self.oracle.enough("open", result)?;
         self.devices.push((device, access));
         Some(())
     }
@@ -435,14 +435,14 @@ impl<'a> Worker<'a> {
 
     /// Pages to be mapped: often such that this worker stores to.
     fn range(&mut self) -> Range<usize> {
-        let pages = self.ledger.pages;
+        let pages = self.oracle.pages;
         let rng = &mut self.rng;
         let most = *[WINDOW_PAGES, WINDOW_PAGES, WINDOW_PAGES, LARGEST_PAGES]
             .choose(rng)
             .expect("sizes");
         let count = rng.random_range(1..=pages.min(most));
         let mut first = rng.random_range(0..=pages - count);
-        let owned: Vec<_> = self.ledger.owned(self.slot).collect();
+        let owned: Vec<_> = self.oracle.owned(self.slot).collect();
         if let (Some(cells), true) = (owned.choose(rng), rng.random()) {
             first = (cells.start * CELL / page()).min(pages - count);
         }
@@ -453,7 +453,7 @@ impl<'a> Worker<'a> {
         let range = self.range();
         let shared: bool = self.rng.random();
         let write = self.rng.random_ratio(3, 4);
-        let ledger = self.ledger;
+        let oracle = self.oracle;
         let (device, access) = choose(&self.devices, &mut self.rng, Access::Read)?;
         let may_write = !shared || *access == Access::ReadWrite;
         let protection = if write && may_write { RW } else { READ };
@@ -461,10 +461,10 @@ impl<'a> Worker<'a> {
         let (offset, len) = ((range.start * page()) as u64, range.len() * page());
         // The kernel aligns what it finds addresses for.
         let map = if self.rng.random() {
-            ledger.enough("mmap", mmap(device, offset, len, protection, flags))?
+            oracle.enough("mmap", mmap(device, offset, len, protection, flags))?
         } else {
-            let place = place(ledger, &mut self.rng, range.len())?;
-            ledger.enough("mmap", place.fixed(device, offset, protection, flags))?;
+            let place = place(oracle, &mut self.rng, range.len())?;
+            oracle.enough("mmap", place.fixed(device, offset, protection, flags))?;
             place
         };
         self.windows.push(Window {
@@ -505,14 +505,14 @@ impl<'a> Worker<'a> {
     /// mremap to another place, which may leave the mapping where it is too.
     fn relocate(&mut self) -> Option<()> {
         let mut part = self.any_part()?;
-        if let Some(place) = place(self.ledger, &mut self.rng, part.pages()) {
+        if let Some(place) = place(self.oracle, &mut self.rng, part.pages()) {
             let stays = self.rng.random_ratio(1, 4);
             let flags = match stays {
                 true => MremapFlags::DONTUNMAP,
                 false => MremapFlags::empty(),
             };
             let result = part.map.remap_part_onto(part.map.len(), place, flags);
-            if let Some(moved) = self.ledger.enough("mremap to another place", result) {
+            if let Some(moved) = self.oracle.enough("mremap to another place", result) {
                 let left = replace(&mut part.map, moved);
                 match stays {
                     true => self.windows.push(part.anew(left, part.pages())),
@@ -534,7 +534,7 @@ impl<'a> Worker<'a> {
         if result.is_ok() {
             window.copies.truncate(pages);
         }
-        self.ledger.enough("mremap to fewer pages", result)
+        self.oracle.enough("mremap to fewer pages", result)
     }
 
     /// mremap to more pages, of which those past the end are given back.
@@ -543,9 +543,9 @@ impl<'a> Worker<'a> {
         if !part.guarded && !part.is_copied_when_locked() {
             let pages = part.pages() + self.rng.random_range(1..=WINDOW_PAGES);
             let result = part.map.remap(pages * page(), MremapFlags::MAYMOVE);
-            if self.ledger.enough("mremap to more pages", result).is_some() {
+            if self.oracle.enough("mremap to more pages", result).is_some() {
                 part.copies.resize(pages, None);
-                part.trim(self.ledger);
+                part.trim(self.oracle);
             }
         }
         self.windows.push(part);
@@ -556,14 +556,14 @@ impl<'a> Worker<'a> {
     fn duplicate(&mut self) -> Option<()> {
         let window = self.windows.choose(&mut self.rng).filter(|of| of.shared)?;
         let pages = self.rng.random_range(1..=WINDOW_PAGES);
-        let place = place(self.ledger, &mut self.rng, pages)?;
+        let place = place(self.oracle, &mut self.rng, pages)?;
         let result = window.map.remap_part_onto(0, place, MremapFlags::empty());
-        let map = self.ledger.enough("mremap of nothing", result)?;
+        let map = self.oracle.enough("mremap of nothing", result)?;
         let mut window = Window {
             locked: window.locked,
             ..window.anew(map, pages)
         };
-        window.trim(self.ledger);
+        window.trim(self.oracle);
         self.windows.push(window);
         Some(())
     }
@@ -585,7 +585,7 @@ impl<'a> Worker<'a> {
         let flags = MprotectFlags::from_bits_retain(protection.bits());
         match part.map.protect(flags) {
             // Part of the range may have it by now: the window is given up.
-            Err(Errno::NOMEM) => return self.ledger.enough("mprotect", Err(Errno::NOMEM)),
+            Err(Errno::NOMEM) => return self.oracle.enough("mprotect", Err(Errno::NOMEM)),
             result => assert_eq!(result, wanted, "mprotect with {protection:?}"),
         }
         if wanted.is_ok() {
@@ -626,18 +626,18 @@ impl<'a> Worker<'a> {
             _ => true,
         };
         if allowed {
-            let before = self.ledger.before();
+            let before = self.oracle.before();
             let result = part.map.advise_by_number(0, part.map.len(), advice);
             if advice != COLLAPSE {
                 // Where it fails, what it has come to is not known: the window is given up.
-                self.ledger.enough("madvise", result)?;
+                self.oracle.enough("madvise", result)?;
             }
             match advice {
                 libc::MADV_DONTNEED => part.copies.fill(None),
                 libc::MADV_DONTFORK | libc::MADV_DOFORK => {
                     part.forks = advice == libc::MADV_DOFORK;
                 }
-                libc::MADV_POPULATE_WRITE => part.all_copied(self.ledger, &before),
+                libc::MADV_POPULATE_WRITE => part.all_copied(self.oracle, &before),
                 GUARD_INSTALL => {
                     part.copies.fill(None);
                     part.guarded = true;
@@ -654,16 +654,16 @@ impl<'a> Worker<'a> {
     fn fault(&mut self) -> Option<()> {
         let first_of_second = table() / page();
         let places = [0, 1, first_of_second - 1, first_of_second];
-        let index = places.choose(&mut self.rng)? % self.ledger.pages;
+        let index = places.choose(&mut self.rng)? % self.oracle.pages;
         for _ in 0..self.rng.random_range(1..100) {
             let gone = self
                 .common
                 .advise_part(index * page(), page(), Advice::LinuxDontNeed);
-            self.ledger.enough("madvise", gone)?;
-            let before = self.ledger.before();
+            self.oracle.enough("madvise", gone)?;
+            let before = self.oracle.before();
             let word = self.common.u64(index * page()).load(SeqCst);
             let cell = index * page() / CELL;
-            self.ledger
+            self.oracle
                 .check(&before, cell, &[word], "load after a fault");
         }
         Some(())
@@ -672,17 +672,17 @@ impl<'a> Worker<'a> {
     fn lock(&mut self) -> Option<()> {
         let mut part = self.any_part()?;
         let (start, len) = (part.map.at(0).cast(), part.map.len());
-        let before = self.ledger.before();
+        let before = self.oracle.before();
         // What cannot be read cannot be brought in.
         if part.readable() && self.rng.random() {
             // SAFETY: the range belongs to the window.
-            self.ledger.enough("mlock", unsafe { mlock(start, len) })?;
+            self.oracle.enough("mlock", unsafe { mlock(start, len) })?;
             part.locked = true;
             // A page that can be copied is brought in as a copy.
-            part.all_copied(self.ledger, &before);
+            part.all_copied(self.oracle, &before);
         } else {
             // SAFETY: as above.
-            self.ledger
+            self.oracle
                 .enough("munlock", unsafe { munlock(start, len) })?;
             part.locked = false;
         }
@@ -707,7 +707,7 @@ impl<'a> Worker<'a> {
     fn some_of(&mut self, within: Range<usize>) -> Option<Range<usize>> {
         let common = |owned: Range<usize>| owned.start.max(within.start)..owned.end.min(within.end);
         let owned: Vec<_> = self
-            .ledger
+            .oracle
             .owned(self.slot)
             .map(common)
             .filter(|cells| !cells.is_empty())
@@ -725,7 +725,7 @@ impl<'a> Worker<'a> {
         }
         let cells = self.some_of(self.windows[window].cells())?;
         let Window { map, first, .. } = &self.windows[window];
-        self.ledger.store(self.slot, cells.clone(), |word| {
+        self.oracle.store(self.slot, cells.clone(), |word| {
             for cell in cells {
                 map.u64(cell * CELL - first * page())
                     .store(word(cell), SeqCst);
@@ -740,22 +740,22 @@ impl<'a> Worker<'a> {
         let cells = page() / CELL;
         let (first, offset) = ((window.first + index) * cells, index * page());
         if window.copies[index].is_none() {
-            let before = self.ledger.before();
+            let before = self.oracle.before();
             // No cell holds this. What is not exchanged is written back, so the page is copied.
             let _ = window
                 .map
                 .u64(offset)
                 .compare_exchange(u64::MAX, 0, SeqCst, SeqCst);
-            window.copied(self.ledger, &before, index);
+            window.copied(self.oracle, &before, index);
         }
         let known = window.copies[index].as_mut().expect("it is copied");
-        let stamp = self.ledger.tick();
+        let stamp = self.oracle.tick();
         for _ in 0..*[1, 2, 50, cells].choose(&mut self.rng).expect("counts") {
             let i = self.rng.random_range(0..cells);
-            known[i] = self.ledger.sealed(Some(self.slot), first + i, stamp);
+            known[i] = self.oracle.sealed(Some(self.slot), first + i, stamp);
             window.map.u64(offset + i * CELL).store(known[i], SeqCst);
         }
-        window.check_page(self.ledger, index);
+        window.check_page(self.oracle, index);
     }
 
     fn load(&mut self) -> Option<()> {
@@ -765,19 +765,19 @@ impl<'a> Worker<'a> {
             .filter(|window| window.readable())
             .collect();
         let window = readable.choose(&mut self.rng)?;
-        window.check_page(self.ledger, self.rng.random_range(0..window.pages()));
+        window.check_page(self.oracle, self.rng.random_range(0..window.pages()));
         Some(())
     }
 
     fn read(&mut self) -> Option<()> {
-        let first = self.rng.random_range(0..=self.ledger.cells());
+        let first = self.rng.random_range(0..=self.oracle.cells());
         let count = self.rng.random_range(1..=TRANSFER * page() / CELL);
-        let before = self.ledger.before();
+        let before = self.oracle.before();
         // SAFETY: only the kernel looks behind the address.
         let buf = unsafe { self.transfer.as_mut_slice(0, count * CELL) };
         let (device, _) = choose(&self.devices, &mut self.rng, Access::Read)?;
         let found = io::pread(device, buf, (first * CELL) as u64);
-        let wanted = count.min(self.ledger.cells() - first);
+        let wanted = count.min(self.oracle.cells() - first);
         assert_eq!(
             found,
             Ok(wanted * CELL),
@@ -786,21 +786,21 @@ impl<'a> Worker<'a> {
         let words: Vec<_> = (0..wanted)
             .map(|i| self.transfer.u64(i * CELL).load(SeqCst))
             .collect();
-        self.ledger.check(&before, first, &words, "pread");
+        self.oracle.check(&before, first, &words, "pread");
         Some(())
     }
 
     fn write_some(&mut self) -> Option<()> {
-        let cells = self.some_of(0..self.ledger.cells())?;
+        let cells = self.some_of(0..self.oracle.cells())?;
         self.write(cells)
     }
 
     /// pwrite.
     fn write(&mut self, cells: Range<usize>) -> Option<()> {
-        let (ledger, slot) = (self.ledger, self.slot);
+        let (oracle, slot) = (self.oracle, self.slot);
         let (device, _) = choose(&self.devices, &mut self.rng, Access::Write)?;
         let (first, len) = (cells.start, cells.len() * CELL);
-        ledger.store(slot, cells.clone(), |word| {
+        oracle.store(slot, cells.clone(), |word| {
             for cell in cells {
                 self.transfer
                     .u64((cell - first) * CELL)
@@ -819,16 +819,16 @@ impl<'a> Worker<'a> {
         let info = device.info().expect("INFO");
         assert_eq!(
             (info.size as usize, info.page_size as usize),
-            (self.ledger.size(), page()),
+            (self.oracle.size(), page()),
             "INFO"
         );
         Some(())
     }
 
     fn clear(&mut self) -> Option<()> {
-        let (ledger, slot) = (self.ledger, self.slot);
+        let (oracle, slot) = (self.oracle, self.slot);
         let (device, _) = choose(&self.devices, &mut self.rng, Access::Write)?;
-        ledger.clear(slot, || device.clear().expect("CLEAR"));
+        oracle.clear(slot, || device.clear().expect("CLEAR"));
         Some(())
     }
 
@@ -840,7 +840,7 @@ impl<'a> Worker<'a> {
         // SAFETY: the child uses nothing of the other threads, and libc's fork leaves it a heap
         // that works.
         let pid = crate::support::system_call(unsafe { libc::fork() });
-        match self.ledger.enough("fork", pid)? {
+        match self.oracle.enough("fork", pid)? {
             0 => self.be_guest(parent, seed),
             pid => self.guests.extend(Pid::from_raw(pid as i32)),
         }
@@ -854,7 +854,7 @@ impl<'a> Worker<'a> {
         }
         self.is_guest = true;
         self.rng = SmallRng::seed_from_u64(seed);
-        self.transfer = transfer(self.ledger);
+        self.transfer = transfer(self.oracle);
         self.guests.clear();
         let (windows, gone) = take(&mut self.windows)
             .into_iter()
@@ -893,7 +893,7 @@ impl<'a> Worker<'a> {
     /// kill -9, which may hit itself.
     fn kill(&mut self) -> Option<()> {
         let pid = self
-            .ledger
+            .oracle
             .common()
             .pids
             .choose(&mut self.rng)?

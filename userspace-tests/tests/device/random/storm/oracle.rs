@@ -73,7 +73,7 @@ pub struct Before {
     slots: [[u64; 3]; SLOTS],
 }
 
-pub struct Ledger {
+pub struct Oracle {
     map: Map,
     pub pages: usize,
     seed: u64,
@@ -81,7 +81,7 @@ pub struct Ledger {
     chunk: usize,
 }
 
-impl Ledger {
+impl Oracle {
     /// For a buffer of `pages` pages. The memory is not taken from the workers' share.
     pub fn new(pages: usize, seed: u64) -> Self {
         let map = locked(size_of::<Common>().div_ceil(page()) + pages).expect("mmap");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memory whose second page is withheld, with userfaultfd(2): a system call that copies from it
+//! Memory whose second page is missing, with userfaultfd(2): a system call that copies from it
 //! stands still in the middle until the test lets it go on.
 
 use std::{os::fd::OwnedFd, path::Path, thread};
@@ -47,18 +47,18 @@ const UFFDIO_API: u32 = opcode::read_write::<Api>(TYPE, 0x3f);
 const UFFDIO_REGISTER: u32 = opcode::read_write::<Register>(TYPE, 0x00);
 const UFFDIO_COPY: u32 = opcode::read_write::<Copy>(TYPE, 0x03);
 
-/// Two pages, of which the second one is missing until [`Withheld::release`].
-pub struct Withheld {
+/// Two pages, of which the second one is missing until [`MissingPage::resolve`].
+pub struct MissingPage {
     map: Map,
     uffd: OwnedFd,
 }
 
-impl Withheld {
+impl MissingPage {
     /// Both pages are to hold nothing but `byte`.
     pub fn new(byte: u8) -> Self {
         let map = anonymous(2, RW, PRIVATE);
         map.write(0, &vec![byte; page()]);
-        // SAFETY: faults are handled in `release`.
+        // SAFETY: faults are handled in `resolve`.
         let uffd = unsafe { userfaultfd(UserfaultfdFlags::CLOEXEC) }.expect("userfaultfd");
         let mut api = Api {
             api: UFFD_API,
@@ -87,7 +87,7 @@ impl Withheld {
     }
 
     /// Waits until somebody stands still at the second page.
-    pub fn wait_for_access(&self) {
+    pub fn wait_for_fault(&self) {
         let mut message = [0; 32];
         assert_eq!(
             io::read(&self.uffd, &mut message),
@@ -97,7 +97,7 @@ impl Withheld {
     }
 
     /// Puts the second page there.
-    pub fn release(&self) {
+    pub fn resolve(&self) {
         let bytes = self.map.read(0, page());
         let mut copy = Copy {
             target: self.map.at(page()) as u64,

@@ -13,14 +13,14 @@ const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
 
 /// A change of it.
 #[derive(Clone, Copy, Debug)]
-pub enum Weather {
+pub enum Sysctl {
     /// transparent_hugepage/enabled, where the kernel has it.
     HugePages(&'static str),
     Compaction,
     DropCaches,
 }
 
-impl Weather {
+impl Sysctl {
     pub const ALL: &[Self] = &[
         Self::HugePages("always"),
         Self::HugePages("always"),
@@ -30,7 +30,7 @@ impl Weather {
         Self::DropCaches,
     ];
 
-    pub fn make(self) {
+    pub fn set(self) {
         let (path, value) = match self {
             Self::HugePages(value) => (THP, value),
             Self::Compaction => ("/proc/sys/vm/compact_memory", "1"),
@@ -49,7 +49,7 @@ impl Weather {
     }
 }
 
-impl<'a> Arbitrary<'a> for Weather {
+impl<'a> Arbitrary<'a> for Sysctl {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         u.choose(Self::ALL).copied()
     }
