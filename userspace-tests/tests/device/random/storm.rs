@@ -254,7 +254,7 @@ impl Storm {
             let index = self.rng.random_range(0..self.oracle.pages);
             let _ = map.advise_by_number(index * page(), page(), SOFT_OFFLINE);
         } else {
-            Sysctl::ALL.choose(&mut self.rng).expect("some").make();
+            Sysctl::ALL.choose(&mut self.rng).expect("some").set();
         }
     }
 
