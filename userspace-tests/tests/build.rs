@@ -5,7 +5,7 @@ use std::{env, path::Path, process::Command};
 
 const HEADER: &str = "../../src/uapi/rust_mmapdev.h";
 const PROGRAMS: &[&str] = &[
-    "editor", "guide", "hello", "parties", "ring", "sensor", "sync",
+    "editor", "guide", "hello", "ring", "sensor", "writers",
 ];
 
 fn main() {

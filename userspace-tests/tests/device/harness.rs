@@ -24,9 +24,12 @@ use rustix::{
     time::Timespec,
 };
 
-use crate::support::{
-    module,
-    process::{Link, ROLES},
+use crate::{
+    guide::readme::tests_of_section,
+    support::{
+        module,
+        process::{Link, ROLES},
+    },
 };
 
 /// How long one test may take. Most take a few milliseconds, the longest some seconds in an
@@ -82,6 +85,11 @@ impl Test {
             .expect("a test lives in a module")
             .1
     }
+}
+
+/// The names of all tests.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    TESTS.iter().copied().flatten().map(Test::name)
 }
 
 /// Ends the running test as skipped.
@@ -159,7 +167,7 @@ fn take_options(args: &mut Vec<String>) -> Vec<(&'static str, String)> {
     environment
 }
 
-fn run_all(tests: Vec<&'static Test>, mut args: Vec<String>) -> ExitCode {
+fn run_all(mut tests: Vec<&'static Test>, mut args: Vec<String>) -> ExitCode {
     let environment: &'static [_] = take_options(&mut args).leak();
     let mut arguments = Arguments::from_iter(std::iter::once("device".into()).chain(args));
     // All tests share the one device.
@@ -170,6 +178,10 @@ fn run_all(tests: Vec<&'static Test>, mut args: Vec<String>) -> ExitCode {
             module::FILE
         );
         return ExitCode::from(2);
+    }
+    if let Some(parts) = arguments.filter.as_deref().and_then(tests_of_section) {
+        tests.retain(|test| parts.iter().any(|part| test.name().contains(part)));
+        arguments.filter = None;
     }
     // What a test leaves behind is handed to this process, which ends it.
     set_child_subreaper(Pid::from_raw(1)).expect("PR_SET_CHILD_SUBREAPER");

@@ -32,21 +32,22 @@ use crate::{
 };
 
 tests![
-    splice_ends_at_the_end,
-    splice_uses_the_position,
-    vmsplice_to_a_mapping,
-    process_vm_readv_of_another_process,
-    process_vm_writev_to_another_process,
-    proc_mem_of_another_process,
-    ptrace_peeks_and_pokes,
-    ptrace_pokes_a_copy_of_a_private_page,
     splice_from_the_device,
     splice_to_the_device,
+    splice_ends_at_the_end,
+    splice_uses_the_position,
     sendfile_from_the_device,
     sendfile_to_the_device,
     vmsplice_from_a_mapping,
+    vmsplice_hands_over_the_page_itself,
+    vmsplice_to_a_mapping,
+    process_vm_readv_of_another_process,
+    process_vm_writev_to_another_process,
     direct_io_from_a_mapping,
     direct_io_to_a_mapping,
+    proc_mem_of_another_process,
+    ptrace_peeks_and_pokes,
+    ptrace_pokes_a_copy_of_a_private_page,
     socket_from_and_to_a_mapping,
 ];
 
@@ -215,6 +216,26 @@ fn vmsplice_from_a_mapping() {
             "what came through the pipe",
         );
     }
+}
+
+/// So what is stored afterwards is what comes out.
+fn vmsplice_hands_over_the_page_itself() {
+    let device = fresh(1);
+    let (map, (receiver, sender)) = (shared(&device, 1), pipe().expect("pipe"));
+    map.write(0, b"before");
+    // SAFETY: the page stays.
+    let n = unsafe { vmsplice(&sender, &[raw(&map, 0, 6)], NO_FLAGS) };
+    assert_eq!(n, Ok(6));
+    // A write, on the other hand, copies.
+    // SAFETY: the address is for the kernel only.
+    let part = unsafe { map.as_slice(0, 6) };
+    assert_eq!(io::writev(&sender, &[IoSlice::new(part)]), Ok(6));
+    map.write(0, b"behind");
+    let mut found = [0; 6];
+    assert_eq!(io::read(&receiver, &mut found), Ok(6));
+    assert_same(&found, b"behind", "the page went through the pipe");
+    assert_eq!(io::read(&receiver, &mut found), Ok(6));
+    assert_same(&found, b"before", "a copy went through the pipe");
 }
 
 fn vmsplice_to_a_mapping() {

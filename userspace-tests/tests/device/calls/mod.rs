@@ -9,6 +9,7 @@ pub mod ioctl;
 pub mod like_a_file;
 pub mod locks;
 pub mod mmap;
+pub mod mremap;
 pub mod open;
 pub mod programs;
 pub mod protect;

@@ -2,22 +2,25 @@
 //! read(2), write(2) and their kin: a file of a fixed size.
 
 use std::{
-    io::IoSliceMut,
+    fs::File,
+    io::{IoSliceMut, Read},
     os::fd::{AsFd, BorrowedFd},
+    sync::atomic::Ordering::{Acquire, Release},
     thread,
 };
 
 use rustix::{
     fs::{OFlags, SeekFrom, fcntl_getfl, seek, tell},
     io::{self, Errno, IoSlice, ReadWriteFlags},
+    pipe::{SpliceFlags, pipe, splice},
 };
 
 use crate::{
     harness::tests,
     support::{
         assert_same, errno,
-        memory::{self, Advice, MapFlags, MprotectFlags, RW, page, private, shared},
-        module::fresh,
+        memory::{self, Advice, MapFlags, MprotectFlags, READ, RW, SHARED, mmap, page, private, shared},
+        module::{fresh, initial},
         open, pattern, pread,
         process::fork,
         pwrite, tmpfs_file,
@@ -29,6 +32,7 @@ tests![
     read_moves_on_to_the_end,
     read_at_and_past_the_end_is_zero,
     pread_leaves_the_position,
+    read_crosses_pages,
     readv_scatters,
     preadv2_at_minus_one_uses_the_position,
     read_through_a_write_only_descriptor_is_ebadf,
@@ -39,6 +43,7 @@ tests![
     write_is_short_at_the_end,
     write_at_and_past_the_end_is_enospc,
     write_of_nothing_is_zero_everywhere,
+    write_crosses_pages,
     writev_gathers,
     write_through_a_read_only_descriptor_is_ebadf,
     write_from_a_bad_pointer_is_efault,
@@ -48,17 +53,16 @@ tests![
     rwf_append_has_no_effect,
     descriptors_have_positions_of_their_own,
     a_duplicate_shares_the_position,
-    writes_show_in_mappings_at_once,
     stores_show_in_reads_at_once,
+    writes_show_in_mappings_at_once,
+    at_once_means_while_the_other_one_looks,
+    read_into_a_mapping_of_the_device,
+    write_from_a_mapping_of_the_device,
     reads_race_with_stores,
     writes_race_with_loads,
     writes_do_not_mix,
     writes_take_turns_at_the_position,
     writers_share_one_position_without_loss,
-    read_crosses_pages,
-    write_crosses_pages,
-    read_into_a_mapping_of_the_device,
-    write_from_a_mapping_of_the_device,
 ];
 
 fn read_moves_on_to_the_end() {
@@ -392,26 +396,100 @@ fn a_duplicate_shares_the_position() {
     assert_same(&pread(0, 9), b"abcdefghi", "both writes");
 }
 
-fn writes_show_in_mappings_at_once() {
-    let device = fresh(1);
-    let maps = [shared(&device, 1), shared(open(OFlags::RDWR), 1)];
-    for i in 0..=255_u8 {
-        assert_eq!(io::pwrite(&device, &[i], u64::from(i)), Ok(1));
-        for map in &maps {
-            assert_eq!(map.read(usize::from(i), 1), [i]);
-        }
-    }
+/// Through every call that reads.
+#[track_caller]
+fn kernel_has(bytes: &[u8]) {
+    let device = open(OFlags::RDONLY);
+    assert_same(&pread(0, bytes.len()), bytes, "pread");
+    let mut found = vec![0; bytes.len()];
+    File::from(io::dup(&device).expect("dup"))
+        .read_exact(&mut found)
+        .expect("read");
+    assert_same(&found, bytes, "read");
+    let (receiver, sender) = pipe().expect("pipe");
+    let n = splice(
+        &device,
+        Some(&mut 0),
+        &sender,
+        None,
+        bytes.len(),
+        SpliceFlags::empty(),
+    );
+    assert_eq!(n, Ok(bytes.len()), "splice");
+    assert_eq!(io::read(&receiver, &mut found), Ok(bytes.len()));
+    assert_same(&found, bytes, "splice");
 }
 
 fn stores_show_in_reads_at_once() {
-    let device = fresh(1);
-    let map = shared(&device, 1);
-    let mut byte = [0];
-    for i in 0..=255_u8 {
-        map.write(usize::from(i), &[i]);
-        assert_eq!(io::pread(&device, &mut byte, u64::from(i)), Ok(1));
-        assert_eq!(byte, [i]);
+    let map = shared(fresh(1), 1);
+    for seed in 0..20 {
+        let bytes = pattern(seed, page());
+        map.write(0, &bytes);
+        kernel_has(&bytes);
     }
+    for at in [0, 1, 7, page() / 2, page() - 1] {
+        map.write(at, b"!");
+        assert_same(&pread(at as u64, 1), b"!", "a single byte");
+    }
+}
+
+/// Through every call that writes; the mapping is made once, before.
+fn writes_show_in_mappings_at_once() {
+    let device = fresh(1);
+    let read_only = mmap(open(OFlags::RDONLY), 0, page(), READ, SHARED).expect("mmap");
+    let maps = [shared(&device, 1), private(&device, 1), read_only];
+    let shows = |bytes: &[u8], what| {
+        for map in &maps {
+            assert_same(&map.bytes(), bytes, what);
+        }
+    };
+    shows(&initial(page()), "the initial content");
+    let bytes = pattern(1, page());
+    pwrite(0, &bytes);
+    shows(&bytes, "pwrite");
+    let bytes = pattern(2, page());
+    assert_eq!(io::write(&device, &bytes), Ok(page()));
+    shows(&bytes, "write");
+    let bytes = pattern(3, page());
+    let (receiver, sender) = pipe().expect("pipe");
+    assert_eq!(io::write(&sender, &bytes), Ok(page()));
+    let n = splice(
+        &receiver,
+        None,
+        &device,
+        Some(&mut 0),
+        page(),
+        SpliceFlags::empty(),
+    );
+    assert_eq!(n, Ok(page()));
+    shows(&bytes, "splice");
+    device.clear().expect("CLEAR");
+    shows(&vec![0; page()], "the CLEAR ioctl");
+}
+
+/// One side looks at its mapping and makes no system call, the other one has no mapping.
+fn at_once_means_while_the_other_one_looks() {
+    const ROUNDS: u32 = 500;
+    fresh(1);
+    pwrite(0, &[0; 16]);
+    let looker = fork(|_| {
+        let map = shared(open(OFlags::RDWR), 1);
+        for round in 1..=ROUNDS {
+            while map.u32(0).load(Acquire) != round {
+                std::hint::spin_loop();
+            }
+            map.u32(8).store(round, Release);
+        }
+    });
+    let device = open(OFlags::RDWR);
+    for round in 1..=ROUNDS {
+        assert_eq!(io::pwrite(&device, &round.to_ne_bytes(), 0), Ok(4));
+        let mut found = [0; 4];
+        while found != round.to_ne_bytes() {
+            assert_eq!(io::pread(&device, &mut found, 8), Ok(4));
+        }
+    }
+    looker.join();
 }
 
 /// The copy faults on the very pages that it copies from.

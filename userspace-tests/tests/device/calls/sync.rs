@@ -14,15 +14,18 @@ use crate::{
         memory::{Advice, Map, PRIVATE, READ, RW, SHARED, mmap, page, private, shared},
         module::fresh,
         open, pattern, pread,
+        proc::{WRITEBACK, page_flags},
+        pwrite,
     },
 };
 
 tests![
     msync_with_every_flag,
+    msync_of_a_part,
     msync_changes_nothing,
     msync_errors_are_a_files,
     fsync_and_fdatasync,
-    msync_of_a_part,
+    there_is_nothing_to_write_out,
 ];
 
 fn sync(map: &Map, offset: usize, len: usize, flags: MsyncFlags) -> io::Result<()> {
@@ -73,17 +76,26 @@ fn msync_changes_nothing() {
         assert_same(&pread(0, page()), &bytes, "the buffer");
         assert_same(&copy.read(0, 4), b"mine", "private");
     }
+    pwrite(0, b"kernel");
+    for flags in FLAGS {
+        sync(&map, 0, page(), flags).expect("msync");
+        sync(&copy, 0, page(), flags).expect("msync");
+        assert_same(&map.read(0, 6), b"kernel", "a write of the kernel's");
+        assert_same(&copy.read(0, 4), b"mine", "private");
+    }
 }
 
 fn msync_errors_are_a_files() {
     let device = fresh(1);
     let map = shared(&device, 1);
     let both = MsyncFlags::SYNC | MsyncFlags::ASYNC;
-    assert_eq!(
-        errno(sync(&map, 0, page(), both)),
-        Errno::INVAL,
-        "SYNC with ASYNC"
-    );
+    for flags in [
+        both,
+        both | MsyncFlags::INVALIDATE,
+        MsyncFlags::from_bits_retain(0x80),
+    ] {
+        assert_eq!(errno(sync(&map, 0, page(), flags)), Errno::INVAL, "{flags:?}");
+    }
     assert_eq!(
         errno(sync(&map, 1, 1, MsyncFlags::SYNC)),
         Errno::INVAL,
@@ -109,4 +121,27 @@ fn fsync_and_fdatasync() {
     let fd = open(OFlags::RDWR | OFlags::SYNC);
     assert_eq!(io::write(&fd, b"synchronous"), Ok(11));
     assert_same(&pread(0, 11), b"synchronous", "the buffer");
+}
+
+/// "Data finally goes to the disk, and the kernel decides when, by the dirty mark": this kernel
+/// memory is the data's last home. Neither msync nor time nor pressure starts a transfer.
+fn there_is_nothing_to_write_out() {
+    let device = fresh(1);
+    let map = shared(&device, 1);
+    let frame = map.frames()[0].expect("a page");
+    let written = || {
+        let text = std::fs::read_to_string("/proc/self/io").expect("/proc/self/io");
+        let line = text.lines().find(|line| line.starts_with("write_bytes:"));
+        line.expect("write_bytes").to_owned()
+    };
+    let before = written();
+    for seed in 0..10 {
+        map.write(0, &pattern(seed, page()));
+        sync(&map, 0, page(), MsyncFlags::SYNC).expect("msync");
+        fsync(&device).expect("fsync");
+        rustix::fs::sync();
+        assert_eq!(page_flags(frame) & WRITEBACK, 0, "no transfer is under way");
+    }
+    assert_eq!(written(), before, "bytes sent to a disk");
+    assert_eq!(map.frames(), [Some(frame)], "the page stays where it is");
 }

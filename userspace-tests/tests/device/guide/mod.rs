@@ -3,10 +3,3 @@
 
 pub mod examples;
 pub mod readme;
-pub mod s2_principle;
-pub mod s3_use;
-pub mod s4_1_visible;
-pub mod s4_2_processes;
-pub mod s4_3_cow;
-pub mod s5_cost;
-pub mod s6_practice;

@@ -5,9 +5,11 @@ use crate::{
     harness::tests,
     support::{
         assert_same,
-        memory::{READ, SHARED, mmap, page, private, shared},
+        memory::{PRIVATE, READ, SHARED, mmap, page, private, shared},
         module::{self, fresh, initial},
-        open, pattern, pread, pwrite,
+        open, pattern, pread,
+        proc::{ANON, DIRTY, SWAPBACKED, UNEVICTABLE, UPTODATE, page_count, page_flags, settle_lists},
+        pwrite,
     },
 };
 use rustix::fs::OFlags;
@@ -19,6 +21,7 @@ tests![
     one_buffer_behind_all_descriptors,
     each_page_is_its_own,
     the_mapping_is_the_kernels_page,
+    the_pages_are_page_cache,
 ];
 
 fn a_new_buffer_holds_the_text_and_zeros() {
@@ -77,23 +80,49 @@ fn each_page_is_its_own() {
     }
 }
 
-/// One page frame in all page tables: of one page from mmap on, of more when they are touched.
+/// A mapping of one page has it in the page table when mmap returns; larger ones get theirs when
+/// they are touched, all at once.
 fn the_mapping_is_the_kernels_page() {
-    for pages in [1, 4] {
-        let device = fresh(pages as u64);
-        let maps = [
-            shared(&device, pages),
-            private(&device, pages),
-            shared(open(OFlags::RDWR), pages),
-        ];
-        if pages > 1 {
-            maps.iter().for_each(|map| drop(map.bytes()));
-        }
-        let frames: Vec<_> = maps.iter().map(|map| map.frames()).collect();
-        for frame in &frames[0] {
-            assert!(frame.expect("a page") > 0, "root sees page frames");
-        }
-        assert_eq!(frames[0], frames[1], "a private mapping nobody wrote to");
-        assert_eq!(frames[0], frames[2], "a second shared mapping");
-    }
+    let device = fresh(4);
+    let (map, other) = (
+        shared(&device, 4),
+        mmap(&device, 0, 4 * page(), READ, PRIVATE).expect("mmap"),
+    );
+    assert_eq!(map.frames(), [None; 4], "before it is touched");
+    map.read(page(), 1);
+    let frames = map.frames();
+    assert!(frames.iter().all(Option::is_some), "{frames:?}");
+    let all: std::collections::HashSet<_> = frames.iter().collect();
+    assert_eq!(all.len(), 4, "a frame for each page");
+    let first = frames[0].expect("a page");
+    assert_eq!(page_count(first), 1, "one page table entry");
+    assert_eq!(other.frames(), [None; 4], "not touched itself");
+    other.read(3 * page(), 1);
+    assert_eq!(other.frames(), frames, "the same from elsewhere");
+    assert_eq!(page_count(first), 2, "two entries");
+    let third = shared(&device, 1);
+    assert_eq!(third.frames(), frames[..1], "of one page: at once");
+    assert_eq!(page_count(first), 3, "three of them");
+}
+
+/// The page cache of a file that nobody sees. It has no disk behind it: what is there is dirty for
+/// good, and stays.
+fn the_pages_are_page_cache() {
+    let device = fresh(1);
+    let (map, copy) = (shared(&device, 1), private(&device, 1));
+    settle_lists();
+    let flags = page_flags(map.frames()[0].expect("a page"));
+    let expected = UPTODATE | DIRTY | UNEVICTABLE;
+    assert_eq!(
+        flags & (expected | SWAPBACKED | ANON),
+        expected,
+        "{flags:x}"
+    );
+    copy.write(0, b"mine");
+    let flags = page_flags(copy.frames()[0].expect("a page"));
+    assert_eq!(
+        flags & ANON,
+        ANON,
+        "a private copy is no page cache: {flags:x}"
+    );
 }

@@ -26,24 +26,23 @@ use crate::{
 };
 
 tests![
+    after_dontneed_shared,
+    after_dontneed_of_one_page,
     first_access_is_a_store,
     the_kernel_itself_faults_the_page_in,
-    after_dontfork,
-    remove_and_free_are_refused,
-    dontdump,
-    faults_race_with_each_other,
-    after_dontneed_shared,
-    after_dontneed_private,
-    after_dontneed_of_one_page,
     after_fork,
     after_fork_without_pages,
+    after_dontfork,
     populate_read,
     populate_write,
     willneed_and_hints,
     pageout_and_cold_keep_the_bytes,
+    remove_and_free_are_refused,
+    dontdump,
     mlock_and_munlock,
     after_memory_pressure,
     a_store_leaves_the_times_of_the_node,
+    faults_race_with_each_other,
 ];
 
 fn is_absent(map: &Map) -> bool {
@@ -62,20 +61,6 @@ fn after_dontneed_shared() {
     assert_eq!(map.frames(), frames, "the same pages as before");
     map.write(7, b"still shared");
     assert_same(&pread(7, 12), b"still shared", "the buffer");
-}
-
-/// What was written privately is gone, and the kernel's bytes of now are back.
-fn after_dontneed_private() {
-    let device = fresh(4);
-    let map = private(&device, 4);
-    map.write(0, &pattern(2, 4 * page()));
-    let bytes = pattern(3, 4 * page());
-    pwrite(0, &bytes);
-    map.advise(Advice::LinuxDontNeed).expect("madvise");
-    assert!(is_absent(&map));
-    assert_same(&map.bytes(), &bytes, "the mapping");
-    map.write(0, b"private again");
-    assert_same(&pread(0, 4 * page()), &bytes, "the buffer");
 }
 
 fn after_dontneed_of_one_page() {

@@ -3,6 +3,7 @@
 
 pub mod bytes_stay;
 pub mod content;
+pub mod cost;
 pub mod fault;
 pub mod fragmented;
 pub mod huge;

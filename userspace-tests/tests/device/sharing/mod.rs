@@ -3,5 +3,5 @@
 
 pub mod cow;
 pub mod futex;
-pub mod posix;
 pub mod processes;
+pub mod writers;

@@ -9,6 +9,7 @@ pub mod module;
 pub mod proc;
 pub mod process;
 pub mod seccomp;
+pub mod signal;
 pub mod touch;
 pub mod sysctl;
 pub mod missing_page;

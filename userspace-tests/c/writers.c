@@ -2,11 +2,13 @@
 /*
  * One of several processes that share a record of three letters and a counter
  * in a mapping of the device, with one of the remedies against write conflicts
- * or with none. tests/device/s4_2_processes.rs has the same program in Rust.
+ * or with none. tests/device/sharing/writers.rs has the part in Rust that needs
+ * no libc.
  *
- *   parties REMEDY init N   prepares the remedy for N processes
- *   parties REMEDY          obeys orders of eight bytes each, and answers each
- *                           with eight bytes; stdin is a socket for both
+ *   writers REMEDY init N       prepares the remedy for N processes
+ *   writers REMEDY work ROUNDS  begins when N of them are there
+ *   writers REMEDY              obeys orders of eight bytes each, and answers
+ *                               each with eight bytes; stdin is a socket for both
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -38,6 +40,8 @@ static struct shared {
 	_Alignas(64) sem_t sem;
 	_Alignas(64) volatile int spin;
 	volatile int busy;
+	int processes;
+	_Atomic int started;
 } *shared;
 
 /* As in the Rust half. */
@@ -50,11 +54,10 @@ _Static_assert(offsetof(struct shared, sem) == 320, "layout");
 _Static_assert(offsetof(struct shared, spin) == 384, "layout");
 _Static_assert(offsetof(struct shared, busy) == 388, "layout");
 
-#define NAME "/parties"
+#define NAME "/writers"
 
 static int fd;
 static sem_t *named;
-static int parties;
 static int me;
 
 static void fail(const char *what, int err)
@@ -114,24 +117,30 @@ static void ofd_let_go(void)
 	P(range_lock(F_OFD_SETLK, F_UNLCK));
 }
 
-static void mutex_init_as(int robust)
+static void mutex_init_as(int protocol, int robust)
 {
 	pthread_mutexattr_t attr;
 
 	P(pthread_mutexattr_init(&attr));
 	P(pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED));
+	P(pthread_mutexattr_setprotocol(&attr, protocol));
 	P(pthread_mutexattr_setrobust(&attr, robust));
 	P(pthread_mutex_init(&shared->mutex, &attr));
 }
 
 static void mutex_init(void)
 {
-	mutex_init_as(PTHREAD_MUTEX_STALLED);
+	mutex_init_as(PTHREAD_PRIO_NONE, PTHREAD_MUTEX_STALLED);
+}
+
+static void pi_init(void)
+{
+	mutex_init_as(PTHREAD_PRIO_INHERIT, PTHREAD_MUTEX_STALLED);
 }
 
 static void robust_init(void)
 {
-	mutex_init_as(PTHREAD_MUTEX_ROBUST);
+	mutex_init_as(PTHREAD_PRIO_NONE, PTHREAD_MUTEX_ROBUST);
 }
 
 static int mutex_hold(bool wait, bool share)
@@ -214,7 +223,7 @@ static void barrier_init(void)
 
 	P(pthread_barrierattr_init(&attr));
 	P(pthread_barrierattr_setpshared(&attr, PTHREAD_PROCESS_SHARED));
-	P(pthread_barrier_init(&shared->barrier, &attr, parties));
+	P(pthread_barrier_init(&shared->barrier, &attr, shared->processes));
 }
 
 static void pass_barriers(int count)
@@ -227,7 +236,7 @@ static void pass_barriers(int count)
 	}
 }
 
-/* A round has a phase for each party; all pass from one to the next together. */
+/* A round has a phase for each process; all pass from one to the next together. */
 static int barrier_hold(bool wait, bool share)
 {
 	(void)wait;
@@ -238,7 +247,7 @@ static int barrier_hold(bool wait, bool share)
 
 static void barrier_let_go(void)
 {
-	pass_barriers(parties - me);
+	pass_barriers(shared->processes - me);
 }
 
 static void sem_init_shared(void)
@@ -300,6 +309,13 @@ static void sync_let_go(void)
 	__sync_lock_release(&shared->spin);
 }
 
+static int none_hold(bool wait, bool share)
+{
+	(void)wait;
+	(void)share;
+	return 0;
+}
+
 static void nothing(void)
 {
 }
@@ -310,10 +326,12 @@ static const struct remedy {
 	int (*hold)(bool wait, bool share);	/* none: single atomic accesses */
 	void (*let_go)(void);
 } remedies[] = {
+	{ "none", nothing, none_hold, nothing },
 	{ "flock", nothing, flock_hold, flock_let_go },
 	{ "fcntl", nothing, fcntl_hold, fcntl_let_go },
 	{ "ofd", nothing, ofd_hold, ofd_let_go },
 	{ "mutex", mutex_init, mutex_hold, mutex_let_go },
+	{ "pi", pi_init, mutex_hold, mutex_let_go },
 	{ "robust", robust_init, mutex_hold, mutex_let_go },
 	{ "cond", cond_init, cond_hold, cond_let_go },
 	{ "rwlock", rwlock_init, rwlock_hold, rwlock_let_go },
@@ -388,6 +406,8 @@ static uint64_t obey(const unsigned char order[8])
 		return 0;
 	case 't':
 		return remedy->hold(false, number);
+	case 'h':
+		return remedy->hold(true, number);
 	case 'u':
 		remedy->let_go();
 		return 0;
@@ -408,7 +428,7 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[1], remedies[i].name))
 			remedy = &remedies[i];
 	if (!remedy) {
-		fprintf(stderr, "usage: %s REMEDY [init N]\n", argv[0]);
+		fprintf(stderr, "usage: %s REMEDY [init N | work ROUNDS]\n", argv[0]);
 		return 2;
 	}
 
@@ -419,17 +439,23 @@ int main(int argc, char **argv)
 	if (shared == MAP_FAILED)
 		fail("mmap", errno);
 
-	if (argc > 3) {
+	if (argc > 3 && !strcmp(argv[2], "init")) {
 		memset(shared, 0, sizeof(*shared));
-		parties = atoi(argv[3]);
+		shared->processes = atoi(argv[3]);
 		remedy->init();
 		return 0;
 	}
+	if (argc > 3) {
+		/* All at once, so that they do get in each other's way. */
+		atomic_fetch_add(&shared->started, 1);
+		while (atomic_load(&shared->started) < shared->processes)
+			sched_yield();
+		rounds('A', strtoull(argv[3], NULL, 0), false);
+		return 0;
+	}
 	while (read(0, order, sizeof(order)) == sizeof(order)) {
-		uint64_t answer;
+		uint64_t answer = obey(order);
 
-		parties = order[4];
-		answer = obey(order);
 		if (write(0, &answer, sizeof(answer)) != sizeof(answer))
 			fail("write", errno);
 	}
