@@ -21,6 +21,7 @@ use kernel::{
 
 use crate::abstractions::{
     bindings,
+    compat::this_module,
     mm::{pagemap::PageCache, virt::VmaOperations},
 };
 
@@ -31,7 +32,7 @@ use crate::abstractions::{
 /// `misc` is registered, with the table of `T`, while `self` exists.
 #[repr(C)]
 #[pin_data(PinnedDrop)]
-pub(crate) struct MiscDeviceRegistration<T: MiscDevice> {
+pub struct MiscDeviceRegistration<T: MiscDevice> {
     #[pin]
     misc: Opaque<bindings::miscdevice>,
     #[pin]
@@ -46,7 +47,7 @@ unsafe impl<T: MiscDevice> Sync for MiscDeviceRegistration<T> {}
 
 impl<T: MiscDevice> MiscDeviceRegistration<T> {
     /// Registers `/dev/<name>`: `misc_register()`.
-    pub(crate) fn register(
+    pub fn register(
         name: &'static CStr,
         data: impl PinInit<T::RegistrationData, Error>,
     ) -> impl PinInit<Self, Error> {
@@ -69,7 +70,7 @@ impl<T: MiscDevice> MiscDeviceRegistration<T> {
     }
 
     /// What the registration carries.
-    pub(crate) fn data(&self) -> &T::RegistrationData {
+    pub fn data(&self) -> &T::RegistrationData {
         &self.data
     }
 }
@@ -88,7 +89,7 @@ impl<T: MiscDevice> PinnedDrop for MiscDeviceRegistration<T> {
 /// the core has it for regular files; fsync(2), fdatasync(2) and msync(2), which have nothing to
 /// do; splice(2) and sendfile(2), where they can be read and written.
 #[vtable]
-pub(crate) trait MiscDevice: Sized + 'static {
+pub trait MiscDevice: Sized + 'static {
     /// The private data of an open file.
     type Ptr: ForeignOwnable + Send + Sync + 'static;
 
@@ -106,12 +107,12 @@ pub(crate) trait MiscDevice: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// read(2) and kin.
+    /// read(2) and kin: the number of bytes that were copied to `to`.
     fn read_iter(_kiocb: Kiocb<'_, Self::Ptr>, _to: &mut IovIterDest<'_>) -> Result<usize> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// write(2) and kin.
+    /// write(2) and kin: the number of bytes that were taken from `from`.
     fn write_iter(_kiocb: Kiocb<'_, Self::Ptr>, _from: &mut IovIterSource<'_>) -> Result<usize> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
@@ -148,7 +149,7 @@ pub(super) struct FileOperations<T>(PhantomData<T>);
 
 impl<T: MiscDevice> FileOperations<T> {
     const VTABLE: bindings::file_operations = bindings::file_operations {
-        // The file holds the module, in Linux 7.2 as well, whose `kernel` crate leaves it out.
+        // An open file holds the module.
         owner: this_module(),
         open: Some(Self::open),
         release: Some(Self::release),
@@ -289,8 +290,10 @@ impl<T: MiscDevice> FileOperations<T> {
         // SAFETY: The core hands us both for this call, the iterator as a destination; the private
         // data of the file is a foreign `T::Ptr`.
         let (kiocb, to) = unsafe { (Kiocb::from_raw(kiocb), IovIterDest::from_raw(iter)) };
+        let asked = to.len();
         match T::read_iter(kiocb, to) {
-            Ok(count) => count as isize,
+            // The caller takes it for the number of bytes that are there.
+            Ok(count) => count.min(asked.saturating_sub(to.len())) as isize,
             Err(e) => e.to_errno() as isize,
         }
     }
@@ -304,8 +307,10 @@ impl<T: MiscDevice> FileOperations<T> {
     ) -> isize {
         // SAFETY: As in `read_iter`, with the iterator as a source.
         let (kiocb, from) = unsafe { (Kiocb::from_raw(kiocb), IovIterSource::from_raw(iter)) };
+        let given = from.len();
         match T::write_iter(kiocb, from) {
-            Ok(count) => count as isize,
+            // The caller lets go of so many bytes.
+            Ok(count) => count.min(given.saturating_sub(from.len())) as isize,
             Err(e) => e.to_errno() as isize,
         }
     }
@@ -324,8 +329,10 @@ impl<T: MiscDevice> FileOperations<T> {
             Ok(Some(operations)) => {
                 // SAFETY: The file has this table, whose `owner` is the module of all that is in
                 // it, and as private data a foreign `T::Ptr` until its end.
-                unsafe { operations.install(vma) };
-                0
+                match unsafe { operations.install(vma) } {
+                    Ok(()) => 0,
+                    Err(e) => e.to_errno(),
+                }
             }
             Ok(None) => 0,
             Err(e) => e.to_errno(),
@@ -369,19 +376,10 @@ impl<T: MiscDevice> FileOperations<T> {
     }
 }
 
-/// The C `THIS_MODULE`: `kernel::module::this_module()`, which Linux 7.2 does not have.
-const fn this_module() -> *mut bindings::module {
-    #[allow(improper_ctypes)] // Some lock types are empty structs in C, too.
-    extern "C" {
-        static __this_module: Opaque<bindings::module>;
-    }
-    // SAFETY: Every module has one. Only its address is taken.
-    unsafe { __this_module.get() }
-}
-
 #[kunit_tests(rust_mmapdev_miscdevice)]
 mod tests {
     use super::*;
+    use crate::abstractions::kunit::KernelFile;
 
     /// A device that can do nothing but be opened.
     struct Mute;
@@ -405,6 +403,41 @@ mod tests {
         assert!(table.mmap.is_none() && table.get_unmapped_area.is_none());
         assert!(table.unlocked_ioctl.is_none() && table.llseek.is_none());
         assert!(table.show_fdinfo.is_none());
+    }
+
+    /// A device that takes and gives one byte a call, and says that they were more.
+    struct Braggart;
+
+    #[vtable]
+    impl MiscDevice for Braggart {
+        type Ptr = KBox<()>;
+        type RegistrationData = ();
+
+        fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<()>> {
+            Ok(KBox::new((), GFP_KERNEL)?)
+        }
+
+        fn read_iter(_kiocb: Kiocb<'_, KBox<()>>, to: &mut IovIterDest<'_>) -> Result<usize> {
+            to.copy_to_iter(&[1]);
+            Ok(usize::MAX)
+        }
+
+        fn write_iter(_kiocb: Kiocb<'_, KBox<()>>, from: &mut IovIterSource<'_>) -> Result<usize> {
+            from.advance(1);
+            Ok(usize::MAX)
+        }
+    }
+
+    #[test]
+    fn no_transfer_is_longer_than_it_was() -> Result {
+        let file = KernelFile::new::<Braggart>(KBox::new((), GFP_KERNEL)?)?;
+        let mut bytes = [0; 4];
+        let read = file.read(&mut bytes);
+        let written = file.write(&bytes);
+
+        assert_eq!((read, written), (Ok(1), Ok(1)));
+        assert_eq!(bytes, [1, 0, 0, 0]);
+        Ok(())
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::abstractions::bindings;
 
 /// Whether the current task is being killed, and a long operation had better end: the C
 /// `fatal_signal_pending(current)`.
-pub(crate) fn fatal_signal_pending() -> bool {
+pub fn fatal_signal_pending() -> bool {
     if !current!().signal_pending() {
         return false;
     }

@@ -21,7 +21,7 @@ use crate::abstractions::{
 };
 
 /// Size in bytes of a folio that one PMD entry maps.
-pub(crate) const HUGE_FOLIO_SIZE: usize = bindings::PMD_SIZE;
+pub const HUGE_FOLIO_SIZE: usize = bindings::PMD_SIZE;
 
 /// All pages of a file that has no name and no store, in an inode of its own.
 ///
@@ -32,7 +32,7 @@ pub(crate) const HUGE_FOLIO_SIZE: usize = bindings::PMD_SIZE;
 ///
 /// `file` is a reference to an open file, whose inode's size is one page more than `page_count`, and
 /// each folio in its `i_mapping` is uptodate and dirty and lies within those `page_count` pages.
-pub(crate) struct PageCache {
+pub struct PageCache {
     file: NonNull<bindings::file>,
     page_count: usize,
 }
@@ -86,7 +86,7 @@ impl PageCache {
     ///
     /// EINVAL: no file has so many pages; ENOMEM: not enough memory; EINTR: the caller is being
     /// killed. Nothing stays allocated then.
-    pub(crate) fn new(name: &CStr, page_count: usize) -> Result<Self> {
+    pub fn new(name: &CStr, page_count: usize) -> Result<Self> {
         // A page more than there are, or filemap_map_pages() maps nothing where there is no page
         // table yet and the last folio is the first of what it is to map.
         let size = page_count
@@ -187,7 +187,7 @@ impl PageCache {
 
     /// Number of pages.
     #[inline]
-    pub(crate) fn page_count(&self) -> usize {
+    pub fn page_count(&self) -> usize {
         self.page_count
     }
 
@@ -195,13 +195,13 @@ impl PageCache {
     ///
     /// [`None`]: `index` is past the end, or a memory error has taken the page away.
     #[inline]
-    pub(crate) fn folio(&self, index: usize) -> Option<ARef<Folio>> {
+    pub fn folio(&self, index: usize) -> Option<ARef<Folio>> {
         self.find(index, 0)
     }
 
     /// The same, locked: `filemap_lock_folio()`. May sleep.
     #[inline]
-    pub(crate) fn lock_folio(&self, index: usize) -> Option<LockedFolio> {
+    pub fn lock_folio(&self, index: usize) -> Option<LockedFolio> {
         // The second flag spares a look for a mark of uncached I/O, which there is none of.
         let folio = self.find(index, bindings::FGP_LOCK | bindings::FGP_DONTCACHE)?;
         // SAFETY: The folio was found locked, for us.
@@ -222,7 +222,7 @@ impl PageCache {
     }
 
     /// How many bytes stand in folios of [`HUGE_FOLIO_SIZE`].
-    pub(crate) fn huge_size(&self) -> usize {
+    pub fn huge_size(&self) -> usize {
         let (mut index, mut size) = (0, 0);
         while index < self.page_count {
             let order = self.folio(index).map_or(0, |folio| folio.order());

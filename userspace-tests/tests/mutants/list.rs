@@ -118,8 +118,8 @@ pub const MUTANTS: &[Mutant] = &[
         "a new buffer holds a text",
         BUFFER,
         [
-            "        pages.folio(0).ok_or(EIO)?.store(0, INITIAL_CONTENT)?;\n",
-            "        let _ = (INITIAL_CONTENT, Folio::store);\n",
+            "        pages.lock_folio(0).ok_or(EIO)?.store(0, INITIAL_CONTENT)?;\n",
+            "        let _ = (INITIAL_CONTENT, LockedFolio::store);\n",
         ],
         "content::a_new_buffer",
     ),
@@ -491,10 +491,10 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "insertion_of_a_bad_page",
         "a page with a memory error is never mapped",
-        MAPPING,
+        VIRT,
         [
-            "if folio.accessible((first - folio.index()) * PAGE_SIZE, PAGE_SIZE) > 0 {",
-            "if folio.order() < 64 {",
+            "if folio.accessible((index - folio.index()) * PAGE_SIZE, PAGE_SIZE) == 0 {",
+            "if folio.order() == 64 {",
         ],
         "poison::",
     ),
