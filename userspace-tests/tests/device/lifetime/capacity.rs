@@ -369,7 +369,7 @@ fn a_killed_write_ends_soon() {
 
 fn a_killed_clear_ends_soon() {
     let (device, first, last) = large();
-    let device = Device::from(device);
+    let device = Device::try_from(device).expect("a descriptor of the device");
     let clear = || _ = device.clear();
     let child = interrupt(Signal::KILL, &first, &last, AFTER, clear);
     child.dies_of(Signal::KILL);

@@ -767,7 +767,8 @@ fn the_client_library_maps_windows() {
         .map_window(size, page(), Sharing::Shared, Protection::Read)
         .expect_err("past the end");
     let read_only = open(OFlags::RDONLY);
-    Device::from(read_only)
+    Device::try_from(read_only)
+        .expect("a descriptor of the device")
         .map_window(0, page(), Sharing::Shared, Protection::ReadWrite)
         .expect_err("writable through a read-only descriptor");
 }
