@@ -265,7 +265,11 @@ impl Mapping {
         let base = self.as_ptr().wrapping_sub(skew);
         let (start, end) = (skew + offset, skew + offset + len);
         let first = start - start % WORD;
-        let count = if len == 0 { 0 } else { (end - first).div_ceil(WORD) };
+        let count = if len == 0 {
+            0
+        } else {
+            (end - first).div_ceil(WORD)
+        };
         (0..count).map(move |i| {
             let at = first + i * WORD;
             // SAFETY: the address is aligned; the word lies in a page of the mapping, which stays

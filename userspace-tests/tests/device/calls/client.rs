@@ -273,7 +273,11 @@ fn takes_descriptors_of_the_device_only() {
         ),
         "O_PATH"
     );
-    assert_eq!(module::references(), 0, "those that were refused are closed");
+    assert_eq!(
+        module::references(),
+        0,
+        "those that were refused are closed"
+    );
 }
 
 fn atomics_are_the_buffers() {

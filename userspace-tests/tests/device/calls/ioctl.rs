@@ -16,9 +16,9 @@ use crate::{
     support::{
         assert_same, errno,
         memory::{self, Advice, MapFlags, MprotectFlags, RW, page, private, shared},
+        missing_page::{Caller, MissingPage},
         module::{fresh, initial},
         open, pattern, pread, pwrite, system_call,
-        missing_page::{Caller, MissingPage},
     },
 };
 
@@ -151,7 +151,12 @@ fn clear_waits_for_a_write() {
     let device = fresh(4);
     let missing_page = MissingPage::new(b'a');
     thread::scope(|scope| {
-        scope.spawn(|| assert_eq!(io::pwrite(&device, missing_page.as_slice(), 0), Ok(2 * page())));
+        scope.spawn(|| {
+            assert_eq!(
+                io::pwrite(&device, missing_page.as_slice(), 0),
+                Ok(2 * page())
+            )
+        });
         missing_page.wait_for_fault();
         let clear = Caller::start(scope, || device.clear().expect("CLEAR"));
         clear.wait_until_it_sleeps_in(libc::SYS_ioctl);

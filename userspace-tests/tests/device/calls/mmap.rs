@@ -320,7 +320,14 @@ fn flags_populate() {
         assert!(kernels.iter().all(Option::is_some), "{kernels:?}");
         let map = mmap(&device, 0, pages * page(), RW, SHARED | MapFlags::POPULATE).expect("mmap");
         assert_eq!(map.frames(), kernels);
-        let map = mmap(&device, 0, pages * page(), READ, PRIVATE | MapFlags::POPULATE).expect("mmap");
+        let map = mmap(
+            &device,
+            0,
+            pages * page(),
+            READ,
+            PRIVATE | MapFlags::POPULATE,
+        )
+        .expect("mmap");
         assert_eq!(map.frames(), kernels);
         let map = mmap(&device, 0, pages * page(), RW, PRIVATE | MapFlags::POPULATE).expect("mmap");
         for (own, kernels) in map.frames().iter().zip(&kernels) {

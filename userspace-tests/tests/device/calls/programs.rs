@@ -16,8 +16,8 @@ use rustix::{
     io::{self, Errno},
     mm::{MlockAllFlags, MremapFlags, mlock, mlockall, munlock, munlockall},
     process::{
-        Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, chroot, getrlimit, pidfd_getfd,
-        pidfd_open, setrlimit,
+        Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, WaitOptions, chroot, getrlimit,
+        pidfd_getfd, pidfd_open, setrlimit, waitpid,
     },
     thread::futex,
 };
@@ -30,7 +30,7 @@ use crate::{
         module::{fresh, initial, live_mappings, references},
         open, pattern, pread,
         proc::{Setting, page_count, status_kib},
-        process::{Link, assert_dies_of, become_nobody, fork},
+        process::{Link, assert_dies_of, become_nobody, end, fork, try_fork},
         pwrite, seccomp, system_call,
     },
 };
@@ -434,23 +434,20 @@ fn threads_that_fork() {
         });
         for _ in 0..FORKS {
             // In a child of a process with several threads, only what takes no lock is done.
-            // SAFETY: see above; the parent waits for it by its pid.
-            let pid = unsafe { libc::fork() };
-            assert!(pid >= 0);
-            if pid == 0 {
+            let Some(pid) = try_fork().expect("fork") else {
                 let (first, shown) = (own.u64(0).load(SeqCst), map.u64(0).load(SeqCst));
                 while map.u64(0).load(SeqCst) == shown {
                     std::hint::spin_loop();
                 }
                 let same = own.u64(0).load(SeqCst) == first;
                 map.u64(8).fetch_add(1, SeqCst);
-                // SAFETY: ends the child.
-                unsafe { libc::_exit(if same { 0 } else { 1 }) }
-            }
-            let mut status = 0;
-            // SAFETY: waits for the child.
-            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-            assert_eq!(status, 0, "the child's private page has changed");
+                end(if same { 0 } else { 1 })
+            };
+            let (_, status) = waitpid(Some(pid), WaitOptions::empty())
+                .expect("waitpid")
+                .expect("an end");
+            let status = status.exit_status();
+            assert_eq!(status, Some(0), "the child's private page has changed");
         }
         stop.store(true, Relaxed);
     });

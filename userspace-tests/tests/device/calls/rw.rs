@@ -19,12 +19,14 @@ use crate::{
     harness::tests,
     support::{
         assert_same, errno,
-        memory::{self, Advice, MapFlags, MprotectFlags, READ, RW, SHARED, mmap, page, private, shared},
+        memory::{
+            self, Advice, MapFlags, MprotectFlags, READ, RW, SHARED, mmap, page, private, shared,
+        },
+        missing_page::{Caller, MissingPage},
         module::{fresh, initial},
         open, pattern, pread,
         process::fork,
         pwrite, tmpfs_file,
-        missing_page::{Caller, MissingPage},
     },
 };
 
@@ -609,7 +611,12 @@ fn writes_do_not_mix() {
     let device = fresh(4);
     let missing_page = MissingPage::new(b'a');
     thread::scope(|scope| {
-        scope.spawn(|| assert_eq!(io::pwrite(&device, missing_page.as_slice(), 0), Ok(2 * page())));
+        scope.spawn(|| {
+            assert_eq!(
+                io::pwrite(&device, missing_page.as_slice(), 0),
+                Ok(2 * page())
+            )
+        });
         missing_page.wait_for_fault();
         let other = Caller::start(scope, || {
             let bytes = vec![b'b'; 2 * page()];

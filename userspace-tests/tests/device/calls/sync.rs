@@ -14,7 +14,7 @@ use crate::{
         memory::{Advice, Map, PRIVATE, READ, RW, SHARED, mmap, page, private, shared},
         module::fresh,
         open, pattern, pread,
-        proc::{WRITEBACK, page_flags},
+        proc::{WRITEBACK, number, page_flags},
         pwrite,
     },
 };
@@ -94,7 +94,11 @@ fn msync_errors_are_a_files() {
         both | MsyncFlags::INVALIDATE,
         MsyncFlags::from_bits_retain(0x80),
     ] {
-        assert_eq!(errno(sync(&map, 0, page(), flags)), Errno::INVAL, "{flags:?}");
+        assert_eq!(
+            errno(sync(&map, 0, page(), flags)),
+            Errno::INVAL,
+            "{flags:?}"
+        );
     }
     assert_eq!(
         errno(sync(&map, 1, 1, MsyncFlags::SYNC)),
@@ -131,8 +135,7 @@ fn there_is_nothing_to_write_out() {
     let frame = map.frames()[0].expect("a page");
     let written = || {
         let text = std::fs::read_to_string("/proc/self/io").expect("/proc/self/io");
-        let line = text.lines().find(|line| line.starts_with("write_bytes:"));
-        line.expect("write_bytes").to_owned()
+        number::<u64>(&text, "write_bytes")
     };
     let before = written();
     for seed in 0..10 {

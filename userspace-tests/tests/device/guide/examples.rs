@@ -40,7 +40,7 @@ use crate::{
         memory::{page, shared},
         module::{self, TEXT, fresh, initial},
         open, pread,
-        process::{Link, Program, ROLES, Role, fork, start},
+        process::{Link, Program, ROLES, Role, end, fork, start},
         seccomp,
     },
 };
@@ -468,8 +468,7 @@ fn sensor_makes_no_system_call() {
             sensor.publish(sensor::sample(number));
             good &= sensor.try_read() == Some(sensor::sample(number));
         }
-        // SAFETY: ends this process.
-        unsafe { libc::_exit(if good { 0 } else { 1 }) }
+        end(if good { 0 } else { 1 })
     })
     .join();
     assert_eq!(sensor.try_read(), Some(sensor::sample(999)));

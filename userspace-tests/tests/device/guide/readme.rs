@@ -37,11 +37,18 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 /// What the guide claims: the section, and parts of names of tests.
 fn claims() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
     README.lines().filter_map(|line| {
-        let cells: Vec<_> = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ").collect();
+        let cells: Vec<_> = line
+            .strip_prefix("| ")?
+            .strip_suffix(" |")?
+            .split(" | ")
+            .collect();
         let section = cells[0];
         section.parse::<f32>().ok()?;
         let names = quoted(cells[cells.len() - 1]);
-        Some((section, names.map(|name| name.trim_end_matches('…')).collect()))
+        Some((
+            section,
+            names.map(|name| name.trim_end_matches('…')).collect(),
+        ))
     })
 }
 
@@ -63,7 +70,10 @@ fn names_tests_that_there_are() {
     }
     assert!(claims().count() > 40, "the guide's claims");
     for (section, names) in claims() {
-        assert!(!names.is_empty(), "a claim of section {section} has no test");
+        assert!(
+            !names.is_empty(),
+            "a claim of section {section} has no test"
+        );
     }
 }
 

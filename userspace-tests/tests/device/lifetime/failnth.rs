@@ -33,7 +33,8 @@ use crate::{
         module::{self, fdinfo, fresh, initial, live_mappings, mappings_of, references},
         open, pattern, pread,
         proc::{nobodys_pages, page_count},
-        pwrite, system_call, tmpfs_file,
+        process::{end, try_fork},
+        pwrite, tmpfs_file,
     },
 };
 
@@ -415,14 +416,9 @@ fn fork() {
     drop(device);
     let outcomes = injection.each(
         &[Errno::NOMEM, Errno::AGAIN],
-        || {
-            // SAFETY: the child ends at once.
-            let pid = system_call(unsafe { libc::fork() })?;
-            if pid == 0 {
-                // SAFETY: as above.
-                unsafe { libc::_exit(0) };
-            }
-            Ok(Ending(Pid::from_raw(pid as i32).expect("a pid")))
+        || match try_fork()? {
+            None => end(0),
+            Some(pid) => Ok(Ending(pid)),
         },
         || {
             assert_eq!((references(), live_mappings()), (1, 2));

@@ -25,12 +25,12 @@ use crate::{
     support::{
         assert_same,
         memory::{self, Map, MprotectFlags, PRIVATE, RW, page, private, shared},
+        missing_page::MissingPage,
         module::{self, fresh, initial, live_mappings, references},
         open, pattern, pread,
         proc::nobodys_pages,
         process::{fork, pass, passed},
         pwrite,
-        missing_page::MissingPage,
     },
 };
 

@@ -8,7 +8,9 @@ use crate::{
         memory::{PRIVATE, READ, SHARED, mmap, page, private, shared},
         module::{self, fresh, initial},
         open, pattern, pread,
-        proc::{ANON, DIRTY, SWAPBACKED, UNEVICTABLE, UPTODATE, page_count, page_flags, settle_lists},
+        proc::{
+            ANON, DIRTY, SWAPBACKED, UNEVICTABLE, UPTODATE, page_count, page_flags, settle_lists,
+        },
         pwrite,
     },
 };

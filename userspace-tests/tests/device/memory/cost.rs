@@ -21,12 +21,13 @@ use crate::{
     support::{
         assert_same,
         memory::{
-            self, Advice, Map, MapFlags, PRIVATE, RW, SHARED, mmap, mmap_at, page, private, shared, table,
+            self, Advice, Map, MapFlags, PRIVATE, RW, SHARED, mmap, mmap_at, page, private, shared,
+            table,
         },
         module::{fresh, initial},
         pattern, pread,
-        proc::{faults, minor_faults, status_kib},
-        process::fork,
+        proc::{faults, field, minor_faults, status_kib},
+        process::{end, fork},
         pwrite, seccomp, tmpfs_file,
     },
 };
@@ -103,8 +104,7 @@ fn access_takes_no_system_call() {
             memory::copy_in(map.at(0), &bytes);
             found[..4] == *b"rust"
         };
-        // SAFETY: ends this process.
-        unsafe { libc::_exit(if same { 0 } else { 1 }) }
+        end(if same { 0 } else { 1 })
     })
     .join();
     assert_same(&pread(0, page()), &bytes, "what the kernel has");
@@ -341,10 +341,8 @@ fn run_on(cpu: usize) {
 /// Interrupts that tell another processor to forget addresses.
 fn shootdowns() -> u64 {
     let text = fs::read_to_string("/proc/interrupts").expect("interrupts");
-    let line = text
-        .lines()
-        .find_map(|line| line.trim_start().strip_prefix("TLB:"));
-    let numbers = line.expect("a line of TLB shootdowns").split_whitespace();
+    let numbers = field(&text, "TLB").expect("TLB shootdowns");
+    let numbers = numbers.split_whitespace();
     numbers.map_while(|word| word.parse::<u64>().ok()).sum()
 }
 

@@ -29,8 +29,8 @@ use crate::{
         programs::{core_dump, in_core, mincore},
         uring,
     },
-    lifetime::capacity::own_lines,
     harness::{skip, tests},
+    lifetime::capacity::own_lines,
     support::{
         assert_same, errno,
         large::{BOTH, Large, View, huge, leaves_nothing},

@@ -34,7 +34,7 @@ use crate::{
         module::{self, Renew, fdinfo, fresh, initial},
         open, pread,
         proc::meminfo,
-        process::{Child, fork},
+        process::{Child, end, fork},
         system_call, tmpfs_file,
     },
 };
@@ -62,8 +62,7 @@ fn poison(at: usize) {
     let child = fork(|_| {
         let map = mmap(open(OFlags::RDWR), at as u64, page(), RW, SHARED).expect("mmap");
         match map.advise(Advice::LinuxHwPoison) {
-            // SAFETY: nothing is left to be done.
-            Err(Errno::INVAL) => unsafe { libc::_exit(77) },
+            Err(Errno::INVAL) => end(77),
             result => result.expect("MADV_HWPOISON"),
         }
     });

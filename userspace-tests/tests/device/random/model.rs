@@ -11,6 +11,7 @@ use proptest::{
     prelude::*,
     test_runner::{Config, RngSeed, TestCaseError, TestRunner},
 };
+use rust_mmapdev::{Access, Sharing};
 use rustix::io::Errno;
 
 use crate::{
@@ -53,20 +54,6 @@ fn several_mib() {
 /// Pages of the range of addresses that a process maps windows of so many pages in.
 fn places_for(pages: usize) -> usize {
     2 * pages + 16
-}
-
-/// What open(2) is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    Read,
-    Write,
-    ReadWrite,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sharing {
-    Shared,
-    Private,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +126,7 @@ impl Target {
 /// A call of one process. Offsets and lengths are in bytes.
 #[derive(Clone, Copy, Debug)]
 pub enum Call {
-    Open(Mode),
+    Open(Access),
     Close(usize),
     Seek {
         fd: usize,
@@ -278,11 +265,11 @@ fn target(pages: usize) -> impl Strategy<Value = Target> {
     (0..places_for(pages), any::<bool>()).prop_map(|(place, aligned)| Target { place, aligned })
 }
 
-fn mode() -> impl Strategy<Value = Mode> {
+fn mode() -> impl Strategy<Value = Access> {
     prop_oneof![
-        4 => Just(Mode::ReadWrite),
-        1 => Just(Mode::Read),
-        1 => Just(Mode::Write),
+        4 => Just(Access::ReadWrite),
+        1 => Just(Access::Read),
+        1 => Just(Access::Write),
     ]
 }
 
@@ -413,7 +400,7 @@ fn run(pages: usize, steps: &[Step], made: &Cell<usize>) -> Result<(), TestCaseE
     pwrite(0, &content);
     let mut workers = Workers::new(places_for(pages));
     let mut expected = Expected::new(content);
-    let open = Call::Open(Mode::ReadWrite);
+    let open = Call::Open(Access::ReadWrite);
     let opened = workers.make(0, open).map_err(TestCaseError::fail)?;
     prop_assert_eq!(opened, expected.make(0, open));
     for (i, step) in steps.iter().enumerate() {

@@ -38,14 +38,15 @@ use crate::{
         module::{self, initial, references},
         open, pread,
         proc::{available, meminfo, nobodys_pages, vmstat},
-        pwrite, system_call,
-        touch::catch_signals,
+        process::{end, try_fork},
+        pwrite,
         sysctl::Sysctl,
+        touch::catch_signals,
     },
 };
 use oracle::{CELL, Oracle, PROCESSES, THREADS, mixed};
 use pressure::{Spared, Swap, replug_cpu, set_oom_score_adj, want_all_memory};
-use worker::{KINDS, Worker, end, end_with_panics};
+use worker::{KINDS, Worker, end_with_panics};
 
 tests![one_page, many_pages, huge];
 
@@ -61,9 +62,9 @@ const TURN: Duration = Duration::from_millis(10);
 const PROVOCATION: Duration = Duration::from_secs(1);
 /// How long there are all CPUs before one goes and comes again, which takes a moment.
 const REPLUG: Duration = Duration::from_secs(3);
-/// How often the sysctl changes, and how often a page is taken out of service instead, which the VM
+/// How often a sysctl is changed, and how often a page is taken out of service instead, which the VM
 /// then lacks.
-const WEATHER: Duration = Duration::from_millis(250);
+const SYSCTL: Duration = Duration::from_millis(250);
 const OFFLINE: u32 = 32;
 /// How long after the end of a process that wants all memory there is the next one.
 const HOG: Duration = Duration::from_secs(5);
@@ -73,19 +74,19 @@ const AHEAD: i32 = -10;
 const END: Duration = Duration::from_secs(10);
 
 fn one_page() {
-    sysctl(1, 3500 << 10);
+    storm(1, 3500 << 10);
 }
 
 fn many_pages() {
-    sysctl(1000, 4500 << 10);
+    storm(1000, 4500 << 10);
 }
 
 fn huge() {
-    sysctl(2048, 24 << 20);
+    storm(2048, 24 << 20);
 }
 
 /// Storms over a buffer of `pages` pages, with workers that have `memory` bytes among them.
-fn sysctl(pages: usize, memory: usize) {
+fn storm(pages: usize, memory: usize) {
     let length = duration().map_or(SHORT, |all| all / TESTS.len() as u32);
     module::unload_if_loaded();
     set_child_subreaper(Some(getpid())).expect("PR_SET_CHILD_SUBREAPER");
@@ -114,7 +115,7 @@ fn sysctl(pages: usize, memory: usize) {
 struct Storm {
     oracle: &'static Oracle,
     cgroup: Cgroup,
-    /// For the sysctl.
+    /// For what changes sysctls.
     rng: SmallRng,
     start: Instant,
     reported: Instant,
@@ -192,8 +193,8 @@ impl Storm {
                 self.replugged += u64::from(replug_cpu());
                 replugged = Instant::now();
             }
-            if changed.elapsed() >= WEATHER {
-                self.change_weather();
+            if changed.elapsed() >= SYSCTL {
+                self.change_sysctl();
                 changed = Instant::now();
             }
             self.start_memory_hog();
@@ -248,7 +249,7 @@ impl Storm {
     }
 
     /// Whatever comes of it.
-    fn change_weather(&mut self) {
+    fn change_sysctl(&mut self) {
         if self.rng.random_ratio(1, OFFLINE) {
             let map = shared(open(OFlags::RDWR), self.oracle.pages);
             let index = self.rng.random_range(0..self.oracle.pages);
@@ -409,16 +410,15 @@ impl Storm {
 
     /// A process of the storm's.
     fn fork(&self, body: impl FnOnce()) -> Pid {
-        // SAFETY: the test's process has one thread, so the child may do everything.
-        match system_call(unsafe { libc::fork() }).expect("fork") {
-            0 => {
+        match try_fork().expect("fork") {
+            None => {
                 end_with_panics(self.oracle);
                 nice(-AHEAD).expect("nice");
                 set_oom_score_adj(0);
                 body();
                 end(0)
             }
-            pid => Pid::from_raw(pid as i32).expect("fork returns a pid"),
+            Some(pid) => pid,
         }
     }
 }

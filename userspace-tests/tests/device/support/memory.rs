@@ -10,6 +10,7 @@ use std::{
     ops::Range,
     os::{fd::AsFd, unix::fs::FileExt},
     ptr,
+    str::FromStr,
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
@@ -49,6 +50,23 @@ pub fn vma_range(line: &str) -> Range<usize> {
     let (range, _) = line.split_once(' ').expect("more than a range");
     let (start, end) = range.split_once('-').expect("a range");
     address(start)..address(end)
+}
+
+/// The value in a line `name: value` or `name value` of a file of /proc or of a cgroup, without the
+/// unit kB.
+pub fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let value = line.trim_start().strip_prefix(name)?;
+        let value = value.strip_prefix([':', ' '])?.trim();
+        Some(value.strip_suffix(" kB").unwrap_or(value))
+    })
+}
+
+/// A field that is a number.
+#[track_caller]
+pub fn number<T: FromStr>(text: &str, name: &str) -> T {
+    let value = field(text, name).and_then(|value| value.parse().ok());
+    value.unwrap_or_else(|| panic!("no number {name} in\n{text}"))
 }
 
 /// The errno of a call through libc that has failed just now.
@@ -418,16 +436,7 @@ impl Map {
 
     /// A field of `smaps` in KiB.
     pub fn smaps_kib(&self, field: &str) -> usize {
-        let smaps = self.smaps();
-        let value = smaps
-            .lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        let value = value.and_then(|value| value.trim().strip_suffix(" kB"));
-        value
-            .unwrap_or_else(|| panic!("no {field} in\n{smaps}"))
-            .trim()
-            .parse()
-            .expect("a number")
+        number(&self.smaps(), field)
     }
 
     /// Sum of fields of smaps over all the VMAs in the range, in bytes.

@@ -32,6 +32,7 @@ use crate::support::{
     memory::{GUARD_INSTALL, GUARD_REMOVE, SOFT_OFFLINE, page},
     module::fdinfo,
     proc::vma_range,
+    process::{end, try_fork},
     system_call,
     touch::touch,
 };
@@ -177,7 +178,7 @@ impl<'a> Caller<'a> {
     /// mapped then.
     pub fn finish(&mut self) -> Result<(), String> {
         if !self.first {
-            end();
+            end(0);
         }
         while syscall!(SYS_wait4, -1, 0, 0, 0).is_ok() {}
         self.alone = true;
@@ -569,13 +570,11 @@ impl<'a> Caller<'a> {
         }
         // Whatever happens from now on may be the other process's doing.
         self.alone = false;
-        // SAFETY: a forked process only makes calls, and has one thread.
-        let pid = system_call(unsafe { libc::fork() })?;
-        if pid == 0 {
+        if try_fork()?.is_none() {
             self.first = false;
             if !calm {
                 // It would wait for a thread that it does not have.
-                end();
+                end(0);
             }
         }
         Ok(0)
@@ -900,12 +899,6 @@ const COPIES: &[Errno] = &[
     Errno::SPIPE,
     Errno::XDEV,
 ];
-
-/// Ends a process that was forked.
-pub fn end() -> ! {
-    // SAFETY: nothing is run that its parent has registered.
-    unsafe { libc::_exit(0) }
-}
 
 /// What the second thread does, once.
 fn disturb(layout: Layout, device: &Device, meanwhile: Meanwhile) {

@@ -11,20 +11,21 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::Timespec,
     process::{
-        Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, kill_process_group, pidfd_open,
-        setpgid, setrlimit, wait, waitpid,
+        PidfdFlags, Resource, Rlimit, Signal, WaitOptions, kill_process_group, pidfd_open, setpgid,
+        setrlimit, wait, waitpid,
     },
 };
 
 use super::{
     call::Step,
-    caller::{Caller, Outcome, end},
+    caller::{Caller, Outcome},
     kcov::Kcov,
     layout::{self, Layout},
 };
 use crate::support::{
     memory::{self, Map, RW, SHARED},
     module::{Log, references},
+    process::{end, try_fork},
     touch,
 };
 
@@ -156,10 +157,8 @@ impl Runner {
         for recorder in self.recorders.iter().flatten() {
             recorder.clear();
         }
-        // SAFETY: this process has one thread, so the child may do everything.
-        let pid = match unsafe { libc::fork() } {
-            0 => self.child(device, layout, programs),
-            pid => Pid::from_raw(pid).expect("fork"),
+        let Some(pid) = try_fork().expect("fork") else {
+            self.child(device, layout, programs)
         };
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("pidfd_open");
         let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
@@ -265,7 +264,7 @@ impl Runner {
                 break;
             }
         }
-        end()
+        end(0)
     }
 
     fn run_here(

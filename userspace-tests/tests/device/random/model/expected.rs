@@ -3,17 +3,18 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+use rust_mmapdev::{Access, Sharing};
 use rustix::{io::Errno, process::Signal};
 
 use super::{
-    Advice, Call, DESCRIPTORS, Mode, Outcome, PROCESSES, Places, Protection, Sharing, TRANSFER,
-    Target, bytes, places_for,
+    Advice, Call, DESCRIPTORS, Outcome, PROCESSES, Places, Protection, TRANSFER, Target, bytes,
+    places_for,
 };
 use crate::support::memory::{SOFT_OFFLINE, page};
 
 /// An open file: processes that forked share it.
 struct File {
-    mode: Mode,
+    mode: Access,
     position: usize,
 }
 
@@ -419,7 +420,7 @@ impl Expected {
             Call::Read { fd, offset, len } => {
                 let file = file(process, fd);
                 let mut file = file.borrow_mut();
-                if file.mode == Mode::Write {
+                if file.mode == Access::Write {
                     return Err(Errno::BADF);
                 }
                 let start = offset.unwrap_or(file.position).min(size);
@@ -437,7 +438,7 @@ impl Expected {
             } => {
                 let file = file(process, fd);
                 let mut file = file.borrow_mut();
-                if file.mode == Mode::Read {
+                if file.mode == Access::Read {
                     return Err(Errno::BADF);
                 }
                 if len == 0 {
@@ -455,7 +456,7 @@ impl Expected {
                 Ok(Outcome::Done(end - start))
             }
             Call::Clear(fd) => {
-                if file(process, fd).borrow().mode == Mode::Read {
+                if file(process, fd).borrow().mode == Access::Read {
                     return Err(Errno::BADF);
                 }
                 self.buffer.fill(0);
@@ -471,8 +472,8 @@ impl Expected {
             } => {
                 let mode = file(process, fd).borrow().mode;
                 let write = protection == Protection::ReadWrite;
-                let may_write = sharing == Sharing::Private || mode == Mode::ReadWrite;
-                if mode == Mode::Write || write && !may_write {
+                let may_write = sharing == Sharing::Private || mode == Access::ReadWrite;
+                if mode == Access::Write || write && !may_write {
                     return Err(Errno::ACCESS);
                 }
                 if first + count > pages {

@@ -8,6 +8,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering::SeqCst},
 };
 
+use rust_mmapdev::{Access, Sharing};
 use rustix::{
     fs::{MemfdFlags, OFlags, SeekFrom, memfd_create, seek},
     io::{self, Errno},
@@ -18,15 +19,16 @@ use rustix::{
 };
 
 use super::{
-    Advice, Call, DESCRIPTORS, Mode, Outcome, PROCESSES, Places, Protection, Sharing, TRANSFER,
-    Target, bytes,
+    Advice, Call, DESCRIPTORS, Outcome, PROCESSES, Places, Protection, TRANSFER, Target, bytes,
 };
 use crate::support::{
     memory::{
         self, GUARD_INSTALL, GUARD_REMOVE, Map, MapFlags, MprotectFlags, PRIVATE, ProtFlags, RW,
         SHARED, page, skewed,
     },
-    open, system_call,
+    open,
+    process::{end, try_fork},
+    system_call,
     touch::{catch_signals, touch},
 };
 
@@ -84,10 +86,9 @@ impl Workers {
             places: skewed(0, places * page()),
             pids: [None; PROCESSES],
         };
-        // SAFETY: a test's process has one thread when it forks, so the child may do everything.
-        match unsafe { libc::fork() } {
-            0 => work(&this, 0),
-            pid => this.pids[0] = Pid::from_raw(pid),
+        match try_fork().expect("fork") {
+            None => work(&this, 0),
+            pid => this.pids[0] = pid,
         }
         this
     }
@@ -216,8 +217,7 @@ impl Worker<'_> {
             // SAFETY: it is our turn, and the caller has written a call.
             let call = unsafe { (*letter.0).call.assume_init_read() };
             if let Call::Exit = call {
-                // SAFETY: ends the process without running what the parent has registered.
-                unsafe { libc::_exit(0) }
+                end(0)
             }
             let outcome = if let Call::Fork { child } = call {
                 // Before the test can have a call for it.
@@ -318,9 +318,9 @@ impl Worker<'_> {
                 let free = self.files.iter().position(Option::is_none);
                 let free = free.expect("there is room");
                 self.files[free] = Some(open(match mode {
-                    Mode::Read => OFlags::RDONLY,
-                    Mode::Write => OFlags::WRONLY,
-                    Mode::ReadWrite => OFlags::RDWR,
+                    Access::Read => OFlags::RDONLY,
+                    Access::Write => OFlags::WRONLY,
+                    Access::ReadWrite => OFlags::RDWR,
                 }));
                 Ok(free)
             }

@@ -31,6 +31,7 @@ use crate::support::{
         Advice, COLLAPSE, GUARD_INSTALL, GUARD_REMOVE, Map, MprotectFlags, PRIVATE, ProtFlags,
         READ, RW, SHARED, mmap, page, table, try_anonymous,
     },
+    process::{end, try_fork},
     touch::touch,
 };
 
@@ -303,12 +304,6 @@ fn place(oracle: &Oracle, rng: &mut SmallRng, pages: usize) -> Option<Map> {
 fn transfer(oracle: &Oracle) -> Map {
     let map = oracle.enough("mmap and mlock", locked(TRANSFER));
     map.unwrap_or_else(|| end(0))
-}
-
-/// Ends the process, whatever its other threads do.
-pub fn end(status: i32) -> ! {
-    // SAFETY: ends the process without running what the parent has registered.
-    unsafe { libc::_exit(status) }
 }
 
 impl<'a> Worker<'a> {
@@ -837,12 +832,10 @@ impl<'a> Worker<'a> {
             return None;
         }
         let (parent, seed) = (getpid(), self.rng.random());
-        // SAFETY: the child uses nothing of the other threads, and libc's fork leaves it a heap
-        // that works.
-        let pid = crate::support::system_call(unsafe { libc::fork() });
-        match self.oracle.enough("fork", pid)? {
-            0 => self.be_guest(parent, seed),
-            pid => self.guests.extend(Pid::from_raw(pid as i32)),
+        // The child uses nothing of the other threads, and libc's fork leaves it a heap that works.
+        match self.oracle.enough("fork", try_fork())? {
+            None => self.be_guest(parent, seed),
+            Some(pid) => self.guests.push(pid),
         }
         Some(())
     }
