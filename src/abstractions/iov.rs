@@ -5,13 +5,19 @@
 //! C header: [`include/linux/uio.h`](srctree/include/linux/uio.h)
 
 use kernel::{
-    iov::{IovIterDest, IovIterSource},
-    prelude::*,
+    iov::{
+        IovIterDest,
+        IovIterSource, //
+    },
+    prelude::*, //
 };
 
 use crate::abstractions::{
     bindings,
-    mm::folio::{Folio, LockedFolio},
+    mm::folio::{
+        Folio,
+        LockedFolio, //
+    }, //
 };
 
 /// What [`IovIterDest`] has no method for.

@@ -6,20 +6,32 @@
 //! C headers: [`include/kunit/test.h`](srctree/include/kunit/test.h),
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
-use core::ptr::{self, NonNull};
+use core::ptr::{
+    self,
+    NonNull, //
+};
 
 use kernel::{
-    error::{from_err_ptr, to_result},
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     ffi::c_int,
     page::PAGE_SIZE,
     prelude::*,
-    uaccess::{UserPtr, UserSlice},
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
 };
 
 use crate::abstractions::{
     bindings,
-    miscdevice::{FileOperations, MiscDevice},
-    mm::folio::Folio,
+    miscdevice::{
+        FileOperations,
+        MiscDevice, //
+    },
+    mm::folio::Folio, //
 };
 
 /// An open file of a misc device that is not registered, and that no process has.

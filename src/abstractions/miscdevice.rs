@@ -9,20 +9,40 @@
 use core::marker::PhantomData;
 
 use kernel::{
-    error::{to_result, VTABLE_DEFAULT_ERROR},
-    ffi::{c_int, c_long, c_uint, c_ulong},
-    fs::{File, Kiocb},
-    iov::{IovIterDest, IovIterSource},
+    error::{
+        to_result,
+        VTABLE_DEFAULT_ERROR, //
+    },
+    ffi::{
+        c_int,
+        c_long,
+        c_uint,
+        c_ulong, //
+    },
+    fs::{
+        File,
+        Kiocb, //
+    },
+    iov::{
+        IovIterDest,
+        IovIterSource, //
+    },
     mm::virt::VmaNew,
     prelude::*,
     seq_file::SeqFile,
-    types::{ForeignOwnable, Opaque},
+    types::{
+        ForeignOwnable,
+        Opaque, //
+    }, //
 };
 
 use crate::abstractions::{
     bindings,
     compat::this_module,
-    mm::{pagemap::PageCache, virt::VmaOperations},
+    mm::{
+        pagemap::PageCache,
+        virt::VmaOperations, //
+    }, //
 };
 
 /// A registered misc device, with the data that all its opens share.

@@ -5,19 +5,28 @@
 //! C headers: [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h),
 //! [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h)
 
-use core::ptr::{self, NonNull};
+use core::ptr::{
+    self,
+    NonNull, //
+};
 
 use kernel::{
-    error::{from_err_ptr, to_result},
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     page::PAGE_SIZE,
     prelude::*,
-    sync::aref::ARef,
+    sync::aref::ARef, //
 };
 
 use crate::abstractions::{
     bindings,
-    mm::folio::{Folio, LockedFolio},
-    task::fatal_signal_pending,
+    mm::folio::{
+        Folio,
+        LockedFolio, //
+    },
+    task::fatal_signal_pending, //
 };
 
 /// Size in bytes of a folio that one PMD entry maps: `PMD_SIZE`.
@@ -269,7 +278,10 @@ impl Drop for PageCache {
 #[kunit_tests(rust_mmapdev_pagemap)]
 mod tests {
     use super::*;
-    use crate::abstractions::kunit::{map_count, references};
+    use crate::abstractions::kunit::{
+        map_count,
+        references, //
+    };
 
     const HUGE: usize = HUGE_FOLIO_SIZE / PAGE_SIZE;
 

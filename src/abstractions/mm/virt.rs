@@ -9,15 +9,22 @@ use core::marker::PhantomData;
 
 use kernel::{
     error::to_result,
-    mm::virt::{flags, VmaNew, VmaRef},
+    mm::virt::{
+        flags,
+        VmaNew,
+        VmaRef, //
+    },
     page::PAGE_SIZE,
     prelude::*,
-    types::ForeignOwnable,
+    types::ForeignOwnable, //
 };
 
 use crate::abstractions::{
     bindings,
-    mm::folio::{Folio, LockedFolio},
+    mm::folio::{
+        Folio,
+        LockedFolio, //
+    }, //
 };
 
 /// Operations of the VMAs of a file whose pages are page cache: `struct vm_operations_struct`.
@@ -635,19 +642,32 @@ unsafe fn map_around(vmf: *mut bindings::vm_fault) -> Reason {
 
 #[kunit_tests(rust_mmapdev_virt)]
 mod tests {
-    use core::ptr::{self, NonNull};
+    use core::ptr::{
+        self,
+        NonNull, //
+    };
 
     use kernel::{
         fs::File,
         mm::virt::vm_flags_t,
-        sync::{aref::ARef, Arc, ArcBorrow},
+        sync::{
+            aref::ARef,
+            Arc,
+            ArcBorrow, //
+        }, //
     };
 
     use super::*;
     use crate::abstractions::{
-        kunit::{AddressSpace, KernelFile},
-        miscdevice::{MiscDevice, MiscDeviceRegistration},
-        mm::pagemap::PageCache,
+        kunit::{
+            AddressSpace,
+            KernelFile, //
+        },
+        miscdevice::{
+            MiscDevice,
+            MiscDeviceRegistration, //
+        },
+        mm::pagemap::PageCache, //
     };
 
     /// Answers each fault with a folio, or an error.
