@@ -102,10 +102,14 @@ fn load_in_pieces(of: usize) -> Device {
         "{}",
         fs::read_to_string("/proc/buddyinfo").expect("buddyinfo")
     );
-    let kills = vmstat("oom_kill");
+    let [kills, stalls] = ["oom_kill", "compact_stall"].map(vmstat);
     let (log, start) = (Log::from_now(), Instant::now());
     module::load(&format!("buffer_pages={}", SIZE / page())).expect("insmod");
     println!("loaded in {:?}", start.elapsed());
+    let stalls = vmstat("compact_stall") - stalls;
+    println!("memory was put together {stalls} times");
+    // Not for every folio again: once an order, and what else is under way in the machine.
+    assert!(stalls <= 40, "{stalls} times");
     drop(fragments);
     let device = Device::open(Access::ReadWrite).expect("open");
     let in_huge_folios = fdinfo(&device, "huge_size");

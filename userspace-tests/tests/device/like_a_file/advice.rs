@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! madvise(2) and process_madvise(2).
 
-use std::{ops::Range, os::fd::AsRawFd, process};
+use std::{fs, ops::Range, os::fd::AsRawFd, process, thread::sleep, time::Duration};
+
+use crate::support::{
+    memory::{Advice, PRIVATE, RW, anonymous},
+    proc::Setting,
+};
 
 use super::{
     remap::remap,
@@ -252,6 +257,39 @@ pub fn madvise_past_the_end() {
             advise_all(t, advice);
         })
     });
+    compare(WINDOWS, used, &cases, &[]);
+}
+
+/// Lets ksmd look at all pages for so often that what is equal is one page.
+fn merge_equal_pages() {
+    let scans = || -> u64 {
+        let scans = fs::read_to_string("/sys/kernel/mm/ksm/full_scans").expect("full_scans");
+        scans.trim().parse().expect("a number")
+    };
+    // Without any page to look at, it does not begin.
+    let one = anonymous(1, RW, PRIVATE);
+    one.advise(Advice::LinuxMergeable).expect("MADV_MERGEABLE");
+    let settings = [
+        ("/sys/kernel/mm/ksm/sleep_millisecs", "0"),
+        ("/sys/kernel/mm/ksm/pages_to_scan", "10000"),
+        ("/sys/kernel/mm/ksm/smart_scan", "0"),
+        ("/sys/kernel/mm/ksm/run", "1"),
+    ];
+    let _settings = settings.map(|(path, value)| Setting::new(path, value));
+    // One notes what a page holds, one that it still does, one finds the equal ones of the last.
+    let enough = scans() + 4;
+    while scans() < enough {
+        sleep(Duration::from_millis(1));
+    }
+}
+
+pub fn madvise_merges_equal_pages() {
+    let cases = [case("pages of equal bytes", |t| {
+        t.make_equal();
+        advise_all(t, MERGEABLE);
+        merge_equal_pages();
+        t.merged("merged");
+    })];
     compare(WINDOWS, used, &cases, &[]);
 }
 

@@ -12,14 +12,14 @@ use rustix::io;
 use super::{
     advice::{
         ADVICE, COLD, COLLAPSE, DONTNEED, GUARD_INSTALL, GUARD_REMOVE, HUGEPAGE, MERGEABLE,
-        PAGEOUT, POPULATE_READ, POPULATE_WRITE,
+        NO_COLLAPSE, PAGEOUT, POPULATE_READ, POPULATE_WRITE,
     },
     lock::mlock,
     map::ALONE,
     remap::{TO, remap},
     trial::{
-        Body, Differs, ELSEWHERE, FIXED, NONE, READ, RW, SMALL, Trial, WINDOWS, address, bytes,
-        call, case, compare, in_short, mapped, name, pages_between, used,
+        Body, Differs, ELSEWHERE, FIXED, NONE, READ, RW, SMALL, Start, Trial, WINDOWS, address,
+        bytes, call, case, compare, compare_by_folio, in_short, mapped, name, pages_between, used,
     },
 };
 
@@ -119,18 +119,14 @@ fn between() -> Vec<(String, Body)> {
     calls.into_iter().chain(advised).collect()
 }
 
-/// Whether writes are known page by page. Of a large folio that is mapped as a whole, which the file
-/// beside the device has none of, the kernel knows that it was written to, and no more.
-fn by_page(t: &Trial) -> bool {
-    t.sharing != super::trial::SHARED || t.count == 1 || (t.window.first, t.count) == (0, 16)
-}
-
 pub fn soft_dirty_pages() {
     const UNMAPPED: &str = "paged out, a file's pages forget it; those of the buffer stay";
-    const SPLIT: &str = "what is large and mapped in part is split, and unmapped for it";
+    const AROUND: &str = "a store to a page that is missing maps those around it, for writing too";
     const DIFFERS: &[Differs] = &[
         Differs("PAGEOUT", &["soft-dirty"], UNMAPPED),
-        Differs("COLD", &["soft-dirty"], SPLIT),
+        Differs("COLLAPSE", &["madvise", "soft-dirty"], NO_COLLAPSE),
+        Differs("mprotect and a store", &["soft-dirty"], AROUND),
+        Differs("a child's stores", &["soft-dirty, the child's"], AROUND),
         Differs("mmap of the middle", &["VMAs", "soft-dirty"], ALONE),
     ];
     let mut cases: Vec<_> = between()
@@ -138,9 +134,6 @@ pub fn soft_dirty_pages() {
         .map(|(name, body)| {
             let spoils = name == "COLLAPSE";
             case(name, move |t| {
-                if !by_page(t) {
-                    return;
-                }
                 soft_dirty(t, "before");
                 clear_refs(t, CLEAR_SOFT_DIRTY);
                 soft_dirty(t, "cleared");
@@ -165,7 +158,7 @@ pub fn soft_dirty_pages() {
             soft_dirty(t, "soft-dirty");
         }));
     }
-    compare(WINDOWS, used, &cases, DIFFERS);
+    compare_by_folio(WINDOWS, used, &cases, DIFFERS);
 }
 
 // The categories of PAGEMAP_SCAN.
@@ -434,6 +427,14 @@ fn track(t: &mut Trial, pages: Range<usize>) -> Option<OwnedFd> {
 }
 
 pub fn userfaultfd_tracks_writes() {
+    compare_tracking(used);
+}
+
+pub fn userfaultfd_tracks_first_writes() {
+    compare_tracking(mapped);
+}
+
+fn compare_tracking(start: Start) {
     const TAKE: u64 = WP_MATCHING | CHECK_WPASYNC;
     let tracking = |name: String, body: Body| {
         let spoils = name == "COLLAPSE";
@@ -455,9 +456,6 @@ pub fn userfaultfd_tracks_writes() {
         .collect();
     cases.extend([
         case("by scans alone", |t| {
-            if !by_page(t) {
-                return;
-            }
             let fd = userfaultfd(t, WP_ASYNC);
             if let Some(fd) = &fd {
                 t.answer("register", register(t, fd, t.all(), MODE_WP).0);
@@ -502,7 +500,5 @@ pub fn userfaultfd_tracks_writes() {
             t.answer("an odd address", uffd_call(&fd, WRITEPROTECT, &mut words));
         }),
     ]);
-    for start in [mapped, used] {
-        compare(WINDOWS, start, &cases, &[]);
-    }
+    compare_by_folio(WINDOWS, start, &cases, &[]);
 }

@@ -4,21 +4,23 @@
 use std::{
     collections::BTreeMap,
     fmt::{Debug, Display},
-    fs::File,
+    fs::{self, File},
     io::{BufRead, BufReader, Read},
     ops::Range,
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
         unix::fs::FileExt,
     },
+    path::Path,
     rc::Rc,
 };
 
 use libc::c_long;
 use rust_mmapdev::Device;
 use rustix::{
-    fs::{FileType, Mode, OFlags, fstat, ftruncate},
+    fs::{Mode, OFlags, fstat, ftruncate},
     io,
+    mount::{MountFlags, UnmountFlags, mount, unmount},
 };
 
 use crate::support::{
@@ -129,20 +131,33 @@ pub struct Subject {
     pub ro: OwnedFd,
     pub wo: OwnedFd,
     pages: usize,
+    /// What fstat(2) says of it as long as nobody has changed more than bytes.
+    whole: (i64, i64),
 }
 
 impl Subject {
     fn device(pages: usize) -> Self {
-        if std::path::Path::new("/tmp/self").exists() {
-            return Self::file(pages);
-        }
         fresh(pages as u64);
         Self::of(Device::PATH, pages)
     }
 
+    /// A file of single pages.
     fn file(pages: usize) -> Self {
         let file = tmpfs_file(&[]);
         Self::of(&format!("/proc/self/fd/{}", file.as_raw_fd()), pages)
+    }
+
+    /// A file of folios as large as they can be.
+    fn file_of_large_folios(pages: usize) -> Self {
+        let at = Path::new("/tmp/large");
+        fs::create_dir_all(at).expect("mkdir");
+        mount("tmpfs", at, "tmpfs", MountFlags::empty(), c"huge=always").expect("mount");
+        let path = at.join("file");
+        fs::write(&path, []).expect("a file");
+        let subject = Self::of(path.to_str().expect("UTF-8"), pages);
+        // The descriptors keep it.
+        unmount(at, UnmountFlags::DETACH).expect("umount");
+        subject
     }
 
     fn of(path: &str, pages: usize) -> Self {
@@ -150,13 +165,15 @@ impl Subject {
             rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
                 .unwrap_or_else(|err| panic!("open {path} with {flags:?}: {err}"))
         };
-        let subject = Self {
+        let mut subject = Self {
             rw: open(OFlags::RDWR),
             ro: open(OFlags::RDONLY),
             wo: open(OFlags::WRONLY),
             pages,
+            whole: (0, 0),
         };
         subject.fill();
+        subject.whole = subject.size_and_blocks();
         subject
     }
 
@@ -173,13 +190,15 @@ impl Subject {
         assert_eq!(io::pwrite(&self.wo, &all, 0), Ok(all.len()));
     }
 
+    fn size_and_blocks(&self) -> (i64, i64) {
+        let stat = fstat(&self.ro).expect("fstat");
+        (stat.st_size, stat.st_blocks)
+    }
+
     /// Undoes what a trial has done to the bytes, or makes them anew.
     fn restore(&self, window: Window, spoilt: bool) {
-        let (stat, size) = (fstat(&self.ro).expect("fstat"), bytes(self.pages));
-        let is = |bytes: i64, size| usize::try_from(bytes).is_ok_and(|bytes| bytes == size);
-        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && (spoilt || !is(stat.st_size, size) || !is(stat.st_blocks * 512, size))
-        {
+        let (size, _) = self.whole;
+        if size > 0 && (spoilt || self.size_and_blocks() != self.whole) {
             // Without any page of before.
             ftruncate(&self.wo, 0).expect("ftruncate");
             return self.fill();
@@ -546,6 +565,22 @@ impl Trial {
         self.see(step, stored);
     }
 
+    /// Makes the pages that are looked at equal.
+    pub fn make_equal(&mut self) {
+        for i in self.probes().filter(|i| self.touch(*i, true).is_ok()) {
+            // SAFETY: the page is writable, as has just been seen.
+            unsafe { self.head(i).write_volatile([[7; 8]; 2]) };
+        }
+    }
+
+    /// Whether pages are the same frame as the first page is.
+    pub fn merged(&mut self, step: &str) {
+        let pagemap = self.pagemap();
+        let frame = |i| pagemap(i) & ((1 << 55) - 1);
+        let pages = self.probes().map(|i| (i, frame(i) == frame(0)));
+        self.see_each(step, pages);
+    }
+
     /// What /proc/self/pagemap says about pages.
     fn pagemap(&self) -> impl Fn(usize) -> u64 + use<> {
         let pagemap = File::open("/proc/self/pagemap").expect("pagemap");
@@ -772,6 +807,28 @@ pub fn used(trial: &mut Trial) {
 /// Does the same to the device and to a file. Fails when they differ in a step that `differs` has
 /// not, and when they don't in one that it has.
 pub fn compare(windows: &[Window], start: Start, cases: &[Case], differs: &'static [Differs]) {
+    compare_to(&[Subject::file], windows, start, cases, differs);
+}
+
+/// Compares where what is seen is a matter of folios: a trial of the device is to be as on a file of
+/// single pages, or as on one of large folios.
+pub fn compare_by_folio(
+    windows: &[Window],
+    start: Start,
+    cases: &[Case],
+    differs: &'static [Differs],
+) {
+    let files = [Subject::file, Subject::file_of_large_folios];
+    compare_to(&files, windows, start, cases, differs);
+}
+
+fn compare_to(
+    files: &[fn(usize) -> Subject],
+    windows: &[Window],
+    start: Start,
+    cases: &[Case],
+    differs: &'static [Differs],
+) {
     catch_signals();
     // What differs, and in which windows.
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -780,22 +837,26 @@ pub fn compare(windows: &[Window], start: Start, cases: &[Case], differs: &'stat
     let mut same = known.clone();
     for windows in windows.chunk_by(|a, b| a.buffer == b.buffer) {
         let buffer = windows[0].buffer;
-        let subjects = [Subject::device(buffer), Subject::file(buffer)].map(Rc::new);
+        let device = Rc::new(Subject::device(buffer));
+        let files: Vec<_> = files.iter().map(|file| Rc::new(file(buffer))).collect();
         let sharings = [("shared", SHARED), ("private", PRIVATE)];
         for (window, (how, sharing)) in windows.iter().flat_map(|w| sharings.map(|s| (w, s))) {
             for case in cases {
-                let [device, file] = subjects.each_ref().map(|subject| {
+                let run = |subject: &Rc<Subject>| {
                     let mut trial = Trial::new(subject.clone(), *window, sharing);
-                    if std::env::var_os("SAY").is_some() {
-                        eprintln!("{} {} {how} {}", window.count, window.first, case.name);
-                    }
                     start(&mut trial);
                     (case.body)(&mut trial);
                     trial.look();
                     trial.see("steps", trial.seen.len());
                     trial.end(case.spoils)
+                };
+                let seen = run(&device);
+                let differences = files.iter().map(|file| {
+                    let pairs = seen.iter().zip(run(file));
+                    pairs.filter(|(a, b)| *a != b).collect::<Vec<_>>()
                 });
-                for (ours, theirs) in device.iter().zip(&file).filter(|(a, b)| a != b) {
+                let least = differences.min_by_key(Vec::len).expect("a file");
+                for (ours, theirs) in least {
                     let is = |it: &(&str, &str, _)| it.0 == case.name && it.1 == ours.step;
                     same.retain(|it| !is(it));
                     if !known.iter().any(is) {
