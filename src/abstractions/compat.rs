@@ -23,6 +23,6 @@ pub(crate) const fn this_module() -> *mut bindings::module {
 
 /// The value of a module parameter, of which `value()` returns a reference in Linux 7.2, and a copy
 /// since 7.3.
-pub(crate) fn parameter<T: Copy>(value: impl Borrow<T>) -> T {
+pub fn parameter<T: Copy>(value: impl Borrow<T>) -> T {
     *value.borrow()
 }
