@@ -239,6 +239,12 @@ fn the_module_is_gpl_and_says_so() {
     }
 }
 
+fn the_module_has_the_version_of_its_crates() {
+    fresh(1);
+    let version = fs::read_to_string("/sys/module/rust_mmapdev/version").expect("version");
+    assert_eq!(version.trim_end(), env!("CARGO_PKG_VERSION"));
+}
+
 /// 16 rounds of a 4 MiB buffer: a leaked one would show.
 fn loads_and_unloads_over_and_over() {
     const PAGES: usize = 1024;
