@@ -18,7 +18,7 @@ kernel = $(if $(KERNEL),--kernel '$(KERNEL)')
 
 # Kbuild asks for the file of this name only when there is no Kbuild, so
 # everything below is for people.
-.PHONY: module demo qemu-test long-test torture fuzz vm-run-test mutants shell check help clean distclean
+.PHONY: module demo qemu-test long-test torture fuzz vm-run-test mutants shell check doc upstream-check help clean distclean
 
 module: ## build rust_mmapdev.ko, for the VM's kernel or for KDIR=
 ifneq ($(KDIR),)
@@ -55,6 +55,12 @@ shell: ## a shell in the VM with the module loaded
 
 check: ## formatting, lints and the rules of the source tree
 	@scripts/check
+
+doc: ## build the documentation of the abstractions and of the client library
+	@scripts/doc $(kernel)
+
+upstream-check: ## would the kernel take src/abstractions? lay it in its tree and see
+	@scripts/upstream-check
 
 help: ## list the targets
 	@echo 'make TARGET [KERNEL=7.2]   (without KERNEL: the newest supported; debug: one'
