@@ -21,7 +21,7 @@ kernel = $(if $(KERNEL),--kernel '$(KERNEL)')
 
 # Kbuild asks for the file of this name only when there is no Kbuild, so
 # everything below is for people.
-.PHONY: module demo qemu-test long-test torture fuzz vm-run-test mutants shell check rust-analyzer dist help clean distclean
+.PHONY: module demo qemu-test long-test torture fuzz vm-run-test mutants shell check doc upstream-check rust-analyzer dist help clean distclean
 
 module: ## build rust_mmapdev.ko, for the VM's kernel or for KDIR=
 ifneq ($(KDIR),)
@@ -58,6 +58,12 @@ shell: ## a shell in the VM with the module loaded
 
 check: ## formatting, lints and the rules of the source tree
 	@scripts/check
+
+doc: ## build the documentation of the abstractions and of the client library
+	@scripts/doc $(kernel)
+
+upstream-check: ## would the kernel take src/abstractions? lay it in its tree and see
+	@scripts/upstream-check
 
 rust-analyzer: ## tell editors of the module: writes rust-project.json
 	@scripts/rust-analyzer $(kernel)

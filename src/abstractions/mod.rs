@@ -6,7 +6,7 @@
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 pub(crate) mod bindings;
-pub mod compat;
+pub(crate) mod compat;
 pub mod iov;
 #[cfg(CONFIG_KUNIT)]
 pub mod kunit;
