@@ -38,6 +38,7 @@ tests![
     more_than_all_memory_is_enomem,
     running_out_of_memory_is_enomem,
     the_module_is_gpl_and_says_so,
+    the_module_has_the_version_of_its_crates,
     loads_and_unloads_over_and_over,
     opens_race_with_unloads,
     exit_leaves_nothing,
