@@ -31,14 +31,18 @@ know_kernel() {
 	flavour=amd64          # as in the names of Debian's packages
 	variant=''             # the flavour, or what else is special about it
 	arch=amd64             # Debian's name of the architecture
-	toolchain=plain        # the build root it is built in
+	toolchain=plain        # the build root that it is built in
 	make_options=()        # what its build system is told
 	case $1 in
 	sid) suite=sid variant=sid toolchain=sid ;;
 	debug) variant=debug toolchain=llvm make_options=(LLVM=-19) ;;
+	debug-arm64)
+		flavour=arm64 variant=debug-arm64 arch=arm64 toolchain=llvm
+		make_options=(ARCH=arm64 LLVM=-19)
+		;;
 	*)
 		[[ $1 =~ ^([0-9]+\.[0-9]+)(-(cloud|rt|arm64|arm64-16k))?$ ]] ||
-			die "no kernel is called '$1': it is a series like $supported_max, alone or with -cloud, -rt, -arm64 or -arm64-16k; or sid; or debug."
+			die "no kernel is called '$1': it is a series like $supported_max, alone or with -cloud, -rt, -arm64 or -arm64-16k; sid; debug or debug-arm64."
 		series=${BASH_REMATCH[1]} flavour=${BASH_REMATCH[3]:-amd64}
 		case $flavour in
 		cloud | rt) flavour+=-amd64 ;;
@@ -112,6 +116,11 @@ series_of() { # RELEASE
 # in_range SERIES: is it one of the supported kernels?
 in_range() {
 	printf '%s\n' "$supported_min" "$1" "$supported_max" | sort -C -V
+}
+
+# The build root with the compilers for programs of the guest, and with its busybox.
+root_of_guest() { # ARCHITECTURE
+	if [[ $1 = amd64 ]]; then echo plain; else echo "$1"; fi
 }
 
 # check_series SERIES: not older than what the module is written for; newer may do.

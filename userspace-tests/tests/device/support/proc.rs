@@ -150,6 +150,11 @@ pub fn settle_lists() {
 /// of shared memory: the buffer, what has leaked, and some constant.
 pub fn nobodys_pages() -> i64 {
     settle_lists();
+    unsettled_nobodys_pages()
+}
+
+/// The same count, with what the kernel has yet to free.
+pub fn unsettled_nobodys_pages() -> i64 {
     let listed = ["Active(anon)", "Inactive(anon)", "Unevictable"].map(meminfo);
     let owned = ["AnonPages", "Shmem"].map(meminfo);
     (listed.iter().sum::<i64>() - owned.iter().sum::<i64>()) / page() as i64
