@@ -5,13 +5,19 @@
 //! C header: [`include/linux/uio.h`](srctree/include/linux/uio.h)
 
 use kernel::{
-    iov::{IovIterDest, IovIterSource},
-    prelude::*,
+    iov::{
+        IovIterDest,
+        IovIterSource, //
+    },
+    prelude::*, //
 };
 
 use crate::abstractions::{
     bindings,
-    mm::folio::{Folio, LockedFolio},
+    mm::folio::{
+        Folio,
+        LockedFolio, //
+    }, //
 };
 
 /// What [`IovIterDest`] has no method for.
@@ -19,8 +25,23 @@ pub trait IovIterDestExt {
     /// Copies the bytes of `folio` from `offset` on, `length` at most: `copy_folio_to_iter()`.
     ///
     /// Returns the number of bytes copied, less than asked for where the folio ends or has a page
-    /// with a memory error, or the destination can't be written or has no room. Bytes that change meanwhile are copied as they
-    /// were at some moment.
+    /// with a memory error, or the destination can't be written or has no room. Bytes that change
+    /// meanwhile are copied as they were at some moment.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{iov::IovIterDest, prelude::*};
+    /// use rust_mmapdev::abstractions::{iov::IovIterDestExt, mm::folio::Folio};
+    ///
+    /// /// EFAULT: not all of the folio could be copied.
+    /// fn read_all(folio: &Folio, to: &mut IovIterDest<'_>) -> Result {
+    ///     if to.copy_from_folio(folio, 0, folio.size()) < folio.size() {
+    ///         return Err(EFAULT);
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     fn copy_from_folio(&mut self, folio: &Folio, offset: usize, length: usize) -> usize;
 }
 
@@ -47,6 +68,39 @@ pub trait IovIterSourceExt {
     ///
     /// Returns the number of bytes copied, less than asked for where the folio ends or has a page
     /// with a memory error, or the source ends or is not in memory: see [`Self::fault_in`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::iov::IovIterSource;
+    /// use rust_mmapdev::abstractions::{iov::IovIterSourceExt, mm::pagemap::PageCache};
+    ///
+    /// /// Writes to the start of the cache, as much as its first folio takes.
+    /// fn write(cache: &PageCache, from: &mut IovIterSource<'_>) -> usize {
+    ///     while from.fault_in(1) {
+    ///         let Some(folio) = cache.lock_folio(0) else {
+    ///             return 0;
+    ///         };
+    ///         match from.copy_to_folio(&folio, 0, from.len()) {
+    ///             // It left memory again.
+    ///             0 => {}
+    ///             copied => return copied,
+    ///         }
+    ///     }
+    ///     0
+    /// }
+    /// ```
+    ///
+    /// It takes the lock:
+    ///
+    /// ```compile_fail,E0308
+    /// use kernel::iov::IovIterSource;
+    /// use rust_mmapdev::abstractions::{iov::IovIterSourceExt, mm::folio::Folio};
+    ///
+    /// fn write(folio: &Folio, from: &mut IovIterSource<'_>) -> usize {
+    ///     from.copy_to_folio(folio, 0, from.len())
+    /// }
+    /// ```
     fn copy_to_folio(&mut self, folio: &LockedFolio, offset: usize, length: usize) -> usize;
 
     /// Brings the next bytes into memory, `length` at most: `fault_in_iov_iter_readable()`. May

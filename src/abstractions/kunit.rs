@@ -6,20 +6,32 @@
 //! C headers: [`include/kunit/test.h`](srctree/include/kunit/test.h),
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
-use core::ptr::{self, NonNull};
+use core::ptr::{
+    self,
+    NonNull, //
+};
 
 use kernel::{
-    error::{from_err_ptr, to_result},
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     ffi::c_int,
     page::PAGE_SIZE,
     prelude::*,
-    uaccess::{UserPtr, UserSlice},
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
 };
 
 use crate::abstractions::{
     bindings,
-    miscdevice::{FileOperations, MiscDevice},
-    mm::folio::Folio,
+    miscdevice::{
+        FileOperations,
+        MiscDevice, //
+    },
+    mm::folio::Folio, //
 };
 
 /// An open file of a misc device that is not registered, and that no process has.
@@ -88,6 +100,50 @@ impl Drop for KernelFile {
 /// # Invariants
 ///
 /// The pointer is the `mm` of the current thread, and a reference to it.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::prelude::*;
+/// use rust_mmapdev::abstractions::{
+///     kunit::{map_count, AddressSpace, KernelFile},
+///     miscdevice::MiscDevice,
+///     mm::pagemap::PageCache,
+/// };
+///
+/// fn a_touch_maps_a_page<T: MiscDevice>(device: T::Ptr, cache: &PageCache) -> Result {
+///     let file = KernelFile::new::<T>(device)?;
+///     let space = AddressSpace::new()?;
+///     let mapping = space.map_shared(&file, 1)?;
+///     mapping.page(0).writer().write(&1u8)?;
+///     let folio = cache.folio(0).ok_or(ENOENT)?;
+///     assert_eq!(map_count(&folio), 1);
+///     Ok(())
+/// }
+/// ```
+///
+/// Another thread has another one:
+///
+/// ```compile_fail,E0277
+/// # use rust_mmapdev::abstractions::kunit::AddressSpace;
+/// # fn give_away<T: Send>(_: T) {}
+/// fn lend(space: &AddressSpace) {
+///     give_away(space);
+/// }
+/// ```
+///
+/// It stays for as long as what is mapped in it:
+///
+/// ```compile_fail,E0505
+/// # use kernel::prelude::*;
+/// # use rust_mmapdev::abstractions::kunit::{AddressSpace, KernelFile};
+/// fn too_early(file: &KernelFile) -> Result {
+///     let space = AddressSpace::new()?;
+///     let mapping = space.map_shared(file, 1)?;
+///     drop(space);
+///     mapping.zap()
+/// }
+/// ```
 pub struct AddressSpace(NonNull<bindings::mm_struct>);
 
 impl AddressSpace {

@@ -9,20 +9,40 @@
 use core::marker::PhantomData;
 
 use kernel::{
-    error::{to_result, VTABLE_DEFAULT_ERROR},
-    ffi::{c_int, c_long, c_uint, c_ulong},
-    fs::{File, Kiocb},
-    iov::{IovIterDest, IovIterSource},
+    error::{
+        to_result,
+        VTABLE_DEFAULT_ERROR, //
+    },
+    ffi::{
+        c_int,
+        c_long,
+        c_uint,
+        c_ulong, //
+    },
+    fs::{
+        File,
+        Kiocb, //
+    },
+    iov::{
+        IovIterDest,
+        IovIterSource, //
+    },
     mm::virt::VmaNew,
     prelude::*,
     seq_file::SeqFile,
-    types::{ForeignOwnable, Opaque},
+    types::{
+        ForeignOwnable,
+        Opaque, //
+    }, //
 };
 
 use crate::abstractions::{
     bindings,
     compat::this_module,
-    mm::{pagemap::PageCache, virt::VmaOperations},
+    mm::{
+        pagemap::PageCache,
+        virt::VmaOperations, //
+    }, //
 };
 
 /// A registered misc device, with the data that all its opens share.
@@ -30,6 +50,36 @@ use crate::abstractions::{
 /// # Invariants
 ///
 /// `misc` is registered, with the table of `T`, while `self` exists.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::prelude::*;
+/// use rust_mmapdev::abstractions::miscdevice::{MiscDevice, MiscDeviceRegistration};
+///
+/// /// Has a device while it exists.
+/// #[pin_data]
+/// struct Owner<T: MiscDevice> {
+///     #[pin]
+///     registration: MiscDeviceRegistration<T>,
+/// }
+///
+/// fn own<T: MiscDevice<RegistrationData = usize>>() -> impl PinInit<Owner<T>, Error> {
+///     try_pin_init!(Owner {
+///         registration <- MiscDeviceRegistration::register(c"example", Ok(4096)),
+///     })
+/// }
+/// ```
+///
+/// The core has its address, so it is not moved:
+///
+/// ```compile_fail,E0308
+/// # use kernel::prelude::*;
+/// # use rust_mmapdev::abstractions::miscdevice::{MiscDevice, MiscDeviceRegistration};
+/// fn own<T: MiscDevice<RegistrationData = usize>>() -> MiscDeviceRegistration<T> {
+///     MiscDeviceRegistration::register(c"example", Ok(4096))
+/// }
+/// ```
 #[repr(C)]
 #[pin_data(PinnedDrop)]
 pub struct MiscDeviceRegistration<T: MiscDevice> {
@@ -46,7 +96,10 @@ unsafe impl<T: MiscDevice> Send for MiscDeviceRegistration<T> {}
 unsafe impl<T: MiscDevice> Sync for MiscDeviceRegistration<T> {}
 
 impl<T: MiscDevice> MiscDeviceRegistration<T> {
-    /// Registers `/dev/<name>`: `misc_register()`.
+    /// Registers `/dev/<name>`: `misc_register()`. It can be opened from then on.
+    ///
+    /// Errors are those of `data` and of the C function: EEXIST: the name is taken; EBUSY: all
+    /// minor numbers are; ENOMEM: no memory.
     pub fn register(
         name: &'static CStr,
         data: impl PinInit<T::RegistrationData, Error>,
@@ -69,7 +122,7 @@ impl<T: MiscDevice> MiscDeviceRegistration<T> {
         }? Error)
     }
 
-    /// What the registration carries.
+    /// What the registration carries; it goes when the device is no longer registered.
     pub fn data(&self) -> &T::RegistrationData {
         &self.data
     }
@@ -88,6 +141,190 @@ impl<T: MiscDevice> PinnedDrop for MiscDeviceRegistration<T> {
 /// Files have a position that calls of read(2) and write(2) on one open file take turns to use, as
 /// the core has it for regular files; fsync(2), fdatasync(2) and msync(2), which have nothing to
 /// do; splice(2) and sendfile(2), where they can be read and written.
+///
+/// # Examples
+///
+/// A device whose files all read the same bytes:
+///
+/// ```
+/// use kernel::{fs::{File, Kiocb}, iov::IovIterDest, prelude::*, sync::{Arc, ArcBorrow}};
+/// use rust_mmapdev::abstractions::{
+///     iov::IovIterDestExt,
+///     miscdevice::{MiscDevice, MiscDeviceRegistration},
+///     mm::pagemap::PageCache,
+/// };
+///
+/// struct Example;
+///
+/// #[vtable]
+/// impl MiscDevice for Example {
+///     type Ptr = Arc<PageCache>;
+///     type RegistrationData = Arc<PageCache>;
+///
+///     fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<Arc<PageCache>> {
+///         Ok(misc.data().clone())
+///     }
+///
+///     fn page_cache<'a>(cache: &'a ArcBorrow<'_, PageCache>) -> &'a PageCache {
+///         cache
+///     }
+///
+///     fn read_iter(mut kiocb: Kiocb<'_, Self::Ptr>, to: &mut IovIterDest<'_>) -> Result<usize> {
+///         let folio = kiocb.file().folio(0).ok_or(EIO)?;
+///         let offset = usize::try_from(kiocb.ki_pos())?;
+///         let copied = to.copy_from_folio(&folio, offset, to.len());
+///         *kiocb.ki_pos_mut() += copied as i64;
+///         Ok(copied)
+///     }
+/// }
+/// # struct LocalModule;
+/// # impl kernel::ModuleMetadata for LocalModule {
+/// #     const NAME: &'static CStr = c"example";
+/// #     // SAFETY: Never used.
+/// #     const THIS_MODULE: kernel::ThisModule =
+/// #         unsafe { kernel::ThisModule::from_ptr(core::ptr::null_mut()) };
+/// # }
+/// # fn main() {}
+/// ```
+///
+/// Many threads open it at once, so that its data is [`Sync`]:
+///
+/// ```compile_fail,E0277
+/// # use core::cell::Cell;
+/// # use kernel::{fs::File, prelude::*};
+/// # use rust_mmapdev::abstractions::miscdevice::{MiscDevice, MiscDeviceRegistration};
+/// # struct Example;
+/// #[vtable]
+/// impl MiscDevice for Example {
+///     type Ptr = KBox<()>;
+///     type RegistrationData = Cell<usize>;
+///
+///     fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<()>> {
+///         misc.data().set(misc.data().get() + 1);
+///         Ok(KBox::new((), GFP_KERNEL)?)
+///     }
+/// }
+/// # struct LocalModule;
+/// # impl kernel::ModuleMetadata for LocalModule {
+/// #     const NAME: &'static CStr = c"example";
+/// #     // SAFETY: Never used.
+/// #     const THIS_MODULE: kernel::ThisModule =
+/// #         unsafe { kernel::ThisModule::from_ptr(core::ptr::null_mut()) };
+/// # }
+/// # fn main() {}
+/// ```
+///
+/// And use a file at once:
+///
+/// ```compile_fail,E0277
+/// # use core::cell::Cell;
+/// # use kernel::{fs::File, prelude::*};
+/// # use rust_mmapdev::abstractions::miscdevice::{MiscDevice, MiscDeviceRegistration};
+/// # struct Example;
+/// #[vtable]
+/// impl MiscDevice for Example {
+///     type Ptr = KBox<Cell<usize>>;
+///     type RegistrationData = ();
+///
+///     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Cell<usize>>> {
+///         Ok(KBox::new(Cell::new(0), GFP_KERNEL)?)
+///     }
+/// }
+/// # struct LocalModule;
+/// # impl kernel::ModuleMetadata for LocalModule {
+/// #     const NAME: &'static CStr = c"example";
+/// #     // SAFETY: Never used.
+/// #     const THIS_MODULE: kernel::ThisModule =
+/// #         unsafe { kernel::ThisModule::from_ptr(core::ptr::null_mut()) };
+/// # }
+/// # fn main() {}
+/// ```
+///
+/// The data may live for as long as the registration, which can be leaked:
+///
+/// ```compile_fail,E0477
+/// # use core::cell::Cell;
+/// # use kernel::{fs::File, prelude::*};
+/// # use rust_mmapdev::abstractions::miscdevice::{MiscDevice, MiscDeviceRegistration};
+/// # struct Example<'a>(&'a ());
+/// #[vtable]
+/// impl<'a> MiscDevice for Example<'a> {
+///     type Ptr = KBox<()>;
+///     type RegistrationData = &'a usize;
+///
+///     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<()>> {
+///         Ok(KBox::new((), GFP_KERNEL)?)
+///     }
+/// }
+/// # struct LocalModule;
+/// # impl kernel::ModuleMetadata for LocalModule {
+/// #     const NAME: &'static CStr = c"example";
+/// #     // SAFETY: Never used.
+/// #     const THIS_MODULE: kernel::ThisModule =
+/// #         unsafe { kernel::ThisModule::from_ptr(core::ptr::null_mut()) };
+/// # }
+/// # fn main() {}
+/// ```
+///
+/// What `open` is lent, it does not keep:
+///
+/// ```compile_fail,E0521
+/// # use core::cell::Cell;
+/// # use kernel::{fs::File, prelude::*};
+/// # use rust_mmapdev::abstractions::miscdevice::{MiscDevice, MiscDeviceRegistration};
+/// # struct Example;
+/// # fn keep(_data: &'static usize) {}
+/// #[vtable]
+/// impl MiscDevice for Example {
+///     type Ptr = KBox<()>;
+///     type RegistrationData = usize;
+///
+///     fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<()>> {
+///         keep(misc.data());
+///         Ok(KBox::new((), GFP_KERNEL)?)
+///     }
+/// }
+/// # struct LocalModule;
+/// # impl kernel::ModuleMetadata for LocalModule {
+/// #     const NAME: &'static CStr = c"example";
+/// #     // SAFETY: Never used.
+/// #     const THIS_MODULE: kernel::ThisModule =
+/// #         unsafe { kernel::ThisModule::from_ptr(core::ptr::null_mut()) };
+/// # }
+/// # fn main() {}
+/// ```
+///
+/// A file's pages live for as long as the file:
+///
+/// ```compile_fail,E0515
+/// # use core::cell::Cell;
+/// # use kernel::{fs::File, prelude::*};
+/// # use rust_mmapdev::abstractions::miscdevice::{MiscDevice, MiscDeviceRegistration};
+/// # use rust_mmapdev::abstractions::mm::pagemap::PageCache;
+/// # struct Example;
+/// #[vtable]
+/// impl MiscDevice for Example {
+///     type Ptr = KBox<()>;
+///     type RegistrationData = ();
+///
+///     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<()>> {
+///         Ok(KBox::new((), GFP_KERNEL)?)
+///     }
+///
+///     fn page_cache<'a>(_device: &'a &()) -> &'a PageCache {
+///         let Ok(cache) = PageCache::new(c"example", 1) else { loop {} };
+///         &cache
+///     }
+/// }
+/// # struct LocalModule;
+/// # impl kernel::ModuleMetadata for LocalModule {
+/// #     const NAME: &'static CStr = c"example";
+/// #     // SAFETY: Never used.
+/// #     const THIS_MODULE: kernel::ThisModule =
+/// #         unsafe { kernel::ThisModule::from_ptr(core::ptr::null_mut()) };
+/// # }
+/// # fn main() {}
+/// ```
 #[vtable]
 pub trait MiscDevice: Sized + 'static {
     /// The private data of an open file.
@@ -132,7 +369,7 @@ pub trait MiscDevice: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Size in bytes: lseek(2) moves within `0..=size`, from the start, the position or the end.
+    /// Size in bytes, for `fixed_size_llseek()`: lseek(2) moves within `0..=size`, from the start, the position or the end.
     fn size(_device: <Self::Ptr as ForeignOwnable>::Borrowed<'_>) -> usize {
         build_error!(VTABLE_DEFAULT_ERROR)
     }

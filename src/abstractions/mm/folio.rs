@@ -8,14 +8,20 @@
 use core::{
     mem::ManuallyDrop,
     ops::Deref,
-    ptr::{self, NonNull},
+    ptr::{
+        self,
+        NonNull, //
+    }, //
 };
 
 use kernel::{
     page::PAGE_SIZE,
     prelude::*,
-    sync::aref::{ARef, AlwaysRefCounted},
-    types::Opaque,
+    sync::aref::{
+        ARef,
+        AlwaysRefCounted, //
+    },
+    types::Opaque, //
 };
 
 use crate::abstractions::bindings;
@@ -25,6 +31,37 @@ use crate::abstractions::bindings;
 /// # Invariants
 ///
 /// It is in use, and of no type (`page_has_type()`), as all that user space can map.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{page::PAGE_SIZE, sync::aref::ARef};
+/// use rust_mmapdev::abstractions::mm::{folio::Folio, pagemap::PageCache};
+///
+/// /// The folio that has the page, and how many bytes of it are left from the page on.
+/// fn rest(cache: &PageCache, index: usize) -> Option<(ARef<Folio>, usize)> {
+///     let folio = cache.folio(index)?;
+///     let rest = folio.size() - (index - folio.index()) * PAGE_SIZE;
+///     Some((folio, rest))
+/// }
+/// ```
+///
+/// User space writes to its bytes at any moment, so there is no way to a slice of them:
+///
+/// ```compile_fail,E0608
+/// # use rust_mmapdev::abstractions::mm::folio::Folio;
+/// fn first(folio: &Folio) -> u8 {
+///     folio[0]
+/// }
+/// ```
+///
+/// Nobody makes one but the allocator:
+///
+/// ```compile_fail,E0423
+/// # use rust_mmapdev::abstractions::mm::folio::Folio;
+/// # use kernel::types::Opaque;
+/// let folio = Folio(Opaque::uninit());
+/// ```
 #[repr(transparent)]
 pub struct Folio(Opaque<bindings::folio>);
 
@@ -137,7 +174,8 @@ impl Folio {
         PAGE_SIZE << self.order()
     }
 
-    /// Index of the first page in the file that the folio belongs to, in pages.
+    /// Index of the first page in the file that the folio belongs to, in pages: the C
+    /// `folio->index`.
     #[inline]
     pub fn index(&self) -> usize {
         // SAFETY: By the type invariants the folio is in use. The index is set when the folio
@@ -192,6 +230,17 @@ impl Folio {
 
     /// How many of the `length` bytes from `offset` on lie in the folio, before the first page
     /// with a memory error: what may be accessed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::page::PAGE_SIZE;
+    /// use rust_mmapdev::abstractions::mm::folio::Folio;
+    ///
+    /// fn second_page_is_good(folio: &Folio) -> bool {
+    ///     folio.accessible(PAGE_SIZE, PAGE_SIZE) == PAGE_SIZE
+    /// }
+    /// ```
     pub fn accessible(&self, offset: usize, length: usize) -> usize {
         let length = length.min(self.size().saturating_sub(offset));
         if !self.has_hwpoisoned() {
@@ -256,6 +305,62 @@ impl Folio {
 /// # Invariants
 ///
 /// The folio is locked, and by nobody else.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{page::PAGE_SIZE, prelude::*};
+/// use rust_mmapdev::abstractions::mm::pagemap::PageCache;
+///
+/// /// Zeroes the first page but for what it begins with.
+/// fn reset(cache: &PageCache) -> Result {
+///     let folio = cache.lock_folio(0).ok_or(EIO)?;
+///     folio.zero_pages(0, PAGE_SIZE)?;
+///     folio.store(0, b"empty\0")
+/// }
+/// ```
+///
+/// Without the lock nothing is stored:
+///
+/// ```compile_fail,E0599
+/// # use kernel::prelude::*;
+/// # use rust_mmapdev::abstractions::mm::pagemap::PageCache;
+/// fn reset(cache: &PageCache) -> Result {
+///     let folio = cache.folio(0).ok_or(EIO)?;
+///     folio.store(0, b"empty\0")
+/// }
+/// ```
+///
+/// ```compile_fail,E0599
+/// # use kernel::{page::PAGE_SIZE, prelude::*};
+/// # use rust_mmapdev::abstractions::mm::pagemap::PageCache;
+/// fn reset(cache: &PageCache) -> Result {
+///     let folio = cache.folio(0).ok_or(EIO)?;
+///     folio.zero_pages(0, PAGE_SIZE)
+/// }
+/// ```
+///
+/// Nor after it was given back:
+///
+/// ```compile_fail,E0382
+/// # use kernel::prelude::*;
+/// # use rust_mmapdev::abstractions::mm::pagemap::PageCache;
+/// fn reset(cache: &PageCache) -> Result {
+///     let folio = cache.lock_folio(0).ok_or(EIO)?;
+///     drop(folio);
+///     folio.store(0, b"empty\0")
+/// }
+/// ```
+///
+/// Who has a reference has no lock yet:
+///
+/// ```compile_fail,E0423
+/// # use kernel::sync::aref::ARef;
+/// # use rust_mmapdev::abstractions::mm::folio::{Folio, LockedFolio};
+/// fn lock(folio: ARef<Folio>) -> LockedFolio {
+///     LockedFolio(folio)
+/// }
+/// ```
 pub struct LockedFolio(ARef<Folio>);
 
 impl LockedFolio {

@@ -5,22 +5,31 @@
 //! C headers: [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h),
 //! [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h)
 
-use core::ptr::{self, NonNull};
+use core::ptr::{
+    self,
+    NonNull, //
+};
 
 use kernel::{
-    error::{from_err_ptr, to_result},
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     page::PAGE_SIZE,
     prelude::*,
-    sync::aref::ARef,
+    sync::aref::ARef, //
 };
 
 use crate::abstractions::{
     bindings,
-    mm::folio::{Folio, LockedFolio},
-    task::fatal_signal_pending,
+    mm::folio::{
+        Folio,
+        LockedFolio, //
+    },
+    task::fatal_signal_pending, //
 };
 
-/// Size in bytes of a folio that one PMD entry maps.
+/// Size in bytes of a folio that one PMD entry maps: `PMD_SIZE`.
 pub const HUGE_FOLIO_SIZE: usize = bindings::PMD_SIZE;
 
 /// All pages of a file that has no name and no store, in an inode of its own.
@@ -32,6 +41,26 @@ pub const HUGE_FOLIO_SIZE: usize = bindings::PMD_SIZE;
 ///
 /// `file` is a reference to an open file, whose inode's size is one page more than `page_count`, and
 /// each folio in its `i_mapping` is uptodate and dirty and lies within those `page_count` pages.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{page::PAGE_SIZE, prelude::*};
+/// use rust_mmapdev::abstractions::mm::pagemap::PageCache;
+///
+/// /// A cache of 16 pages that all begin with their number.
+/// fn numbered() -> Result<PageCache> {
+///     let cache = PageCache::new(c"numbered", 16)?;
+///     for index in 0..cache.page_count() {
+///         let folio = cache.lock_folio(index).ok_or(EIO)?;
+///         folio.store((index - folio.index()) * PAGE_SIZE, &[index as u8])?;
+///     }
+///     pr_info!("{} bytes stand in huge folios\n", cache.huge_size());
+///     Ok(cache)
+/// }
+/// # const __LOG_PREFIX: &[u8] = b"example\0";
+/// # fn main() {}
+/// ```
 pub struct PageCache {
     file: NonNull<bindings::file>,
     page_count: usize,
@@ -193,6 +222,8 @@ impl PageCache {
 
     /// The folio that has the page at `index`: `filemap_get_folio()`.
     ///
+    /// The reference keeps it allocated, and not in the file.
+    ///
     /// [`None`]: `index` is past the end, or a memory error has taken the page away.
     #[inline]
     pub fn folio(&self, index: usize) -> Option<ARef<Folio>> {
@@ -247,7 +278,10 @@ impl Drop for PageCache {
 #[kunit_tests(rust_mmapdev_pagemap)]
 mod tests {
     use super::*;
-    use crate::abstractions::kunit::{map_count, references};
+    use crate::abstractions::kunit::{
+        map_count,
+        references, //
+    };
 
     const HUGE: usize = HUGE_FOLIO_SIZE / PAGE_SIZE;
 

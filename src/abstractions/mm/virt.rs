@@ -9,18 +9,107 @@ use core::marker::PhantomData;
 
 use kernel::{
     error::to_result,
-    mm::virt::{flags, VmaNew, VmaRef},
+    mm::virt::{
+        flags,
+        VmaNew,
+        VmaRef, //
+    },
     page::PAGE_SIZE,
     prelude::*,
-    types::ForeignOwnable,
+    types::ForeignOwnable, //
 };
 
 use crate::abstractions::{
     bindings,
-    mm::folio::{Folio, LockedFolio},
+    mm::folio::{
+        Folio,
+        LockedFolio, //
+    }, //
 };
 
 /// Operations of the VMAs of a file whose pages are page cache: `struct vm_operations_struct`.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::sync::{Arc, ArcBorrow};
+/// use rust_mmapdev::abstractions::mm::{
+///     folio::LockedFolio,
+///     pagemap::PageCache,
+///     virt::{FaultError, VmOperations},
+/// };
+///
+/// struct Faults;
+///
+/// impl VmOperations for Faults {
+///     type Data = Arc<PageCache>;
+///
+///     fn fault(cache: ArcBorrow<'_, PageCache>, index: usize) -> Result<LockedFolio, FaultError> {
+///         if index >= cache.page_count() {
+///             return Err(FaultError::Sigbus);
+///         }
+///         cache.lock_folio(index).ok_or(FaultError::HwPoison)
+///     }
+/// }
+/// ```
+///
+/// A fault that has found nothing does not succeed, and so is not made again for ever:
+///
+/// ```compile_fail,E0308
+/// # use kernel::sync::{Arc, ArcBorrow};
+/// # use rust_mmapdev::abstractions::mm::{
+/// #     folio::LockedFolio,
+/// #     pagemap::PageCache,
+/// #     virt::{FaultError, VmOperations},
+/// # };
+/// # struct Faults;
+/// impl VmOperations for Faults {
+///     type Data = Arc<PageCache>;
+///
+///     fn fault(cache: ArcBorrow<'_, PageCache>, index: usize) -> Result<LockedFolio, FaultError> {
+///         Ok(())
+///     }
+/// }
+/// ```
+///
+/// A folio that is not locked could leave the file before it is mapped:
+///
+/// ```compile_fail,E0308
+/// # use kernel::sync::{Arc, ArcBorrow};
+/// # use rust_mmapdev::abstractions::mm::{
+/// #     folio::LockedFolio,
+/// #     pagemap::PageCache,
+/// #     virt::{FaultError, VmOperations},
+/// # };
+/// # struct Faults;
+/// impl VmOperations for Faults {
+///     type Data = Arc<PageCache>;
+///
+///     fn fault(cache: ArcBorrow<'_, PageCache>, index: usize) -> Result<LockedFolio, FaultError> {
+///         cache.folio(index).ok_or(FaultError::HwPoison)
+///     }
+/// }
+/// ```
+///
+/// Many threads fault at once:
+///
+/// ```compile_fail,E0277
+/// # use core::cell::Cell;
+/// # use kernel::prelude::*;
+/// # use rust_mmapdev::abstractions::mm::{
+/// #     folio::LockedFolio,
+/// #     virt::{FaultError, VmOperations},
+/// # };
+/// # struct Faults;
+/// impl VmOperations for Faults {
+///     type Data = KBox<Cell<usize>>;
+///
+///     fn fault(count: &Cell<usize>, _index: usize) -> Result<LockedFolio, FaultError> {
+///         count.set(count.get() + 1);
+///         Err(FaultError::Sigbus)
+///     }
+/// }
+/// ```
 pub trait VmOperations {
     /// The private data of the file. Faults come from many threads at once.
     type Data: ForeignOwnable + Send + Sync + 'static;
@@ -56,6 +145,76 @@ impl FaultError {
 
 /// The [`VmOperations`] of a VMA of a file with private data `P`. An mmap handler returns them, and
 /// its caller, which knows the file, installs them.
+///
+/// # Invariants
+///
+/// `table` is that of an implementation of [`VmOperations`] whose data is `P`.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{mm::virt::VmaNew, prelude::*, sync::Arc};
+/// use rust_mmapdev::abstractions::mm::{pagemap::PageCache, virt::VmaOperations};
+/// # use kernel::sync::ArcBorrow;
+/// # use rust_mmapdev::abstractions::mm::{
+/// #     folio::LockedFolio,
+/// #     virt::{FaultError, VmOperations},
+/// # };
+/// # struct Faults;
+/// # impl VmOperations for Faults {
+/// #     type Data = Arc<PageCache>;
+/// #     fn fault(_: ArcBorrow<'_, PageCache>, _: usize) -> Result<LockedFolio, FaultError> {
+/// #         Err(FaultError::Sigbus)
+/// #     }
+/// # }
+///
+/// fn mmap(vma: &VmaNew) -> Result<VmaOperations<Arc<PageCache>>> {
+///     vma.try_clear_mayexec()?;
+///     Ok(VmaOperations::of::<Faults>())
+/// }
+/// ```
+///
+/// They are no operations for a file with other private data:
+///
+/// ```compile_fail,E0308
+/// # use kernel::{prelude::*, sync::{Arc, ArcBorrow}};
+/// # use rust_mmapdev::abstractions::mm::{
+/// #     folio::LockedFolio,
+/// #     pagemap::PageCache,
+/// #     virt::{FaultError, VmOperations, VmaOperations},
+/// # };
+/// # struct Faults;
+/// # impl VmOperations for Faults {
+/// #     type Data = Arc<PageCache>;
+/// #     fn fault(_: ArcBorrow<'_, PageCache>, _: usize) -> Result<LockedFolio, FaultError> {
+/// #         Err(FaultError::Sigbus)
+/// #     }
+/// # }
+/// fn mmap() -> VmaOperations<KBox<PageCache>> {
+///     VmaOperations::of::<Faults>()
+/// }
+/// ```
+///
+/// Only who calls the mmap handler installs them:
+///
+/// ```compile_fail,E0624
+/// # use kernel::{mm::virt::VmaNew, sync::Arc};
+/// # use rust_mmapdev::abstractions::mm::{pagemap::PageCache, virt::VmaOperations};
+/// fn mmap(vma: &VmaNew, operations: VmaOperations<Arc<PageCache>>) {
+///     unsafe { operations.install(vma) };
+/// }
+/// ```
+///
+/// And only what implements the trait is in their table:
+///
+/// ```compile_fail,E0451
+/// # use core::marker::PhantomData;
+/// # use kernel::{bindings::vm_operations_struct, sync::Arc};
+/// # use rust_mmapdev::abstractions::mm::{pagemap::PageCache, virt::VmaOperations};
+/// fn made_up(table: &'static vm_operations_struct) -> VmaOperations<Arc<PageCache>> {
+///     VmaOperations { table, _data: PhantomData }
+/// }
+/// ```
 pub struct VmaOperations<P: ForeignOwnable> {
     table: &'static bindings::vm_operations_struct,
     _data: PhantomData<P>,
@@ -64,6 +223,7 @@ pub struct VmaOperations<P: ForeignOwnable> {
 impl<P: ForeignOwnable> VmaOperations<P> {
     /// The operations that `T` implements.
     pub fn of<T: VmOperations<Data = P>>() -> Self {
+        // INVARIANT: It is that of `T`.
         Self {
             table: &VmOperationsVTable::<T>::VTABLE,
             _data: PhantomData,
@@ -83,15 +243,61 @@ impl<P: ForeignOwnable> VmaOperations<P> {
             return Err(EINVAL);
         }
         // SAFETY: By its type invariants the VMA is being set up, so that nobody else uses this
-        // field. What the table expects is what the caller promises.
+        // field. What the table expects is what the caller promises, by the type invariants.
         unsafe { (*vma.as_ptr()).vm_ops = self.table };
         Ok(())
     }
 }
 
 /// What [`VmaNew`] has no method for.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{mm::virt::VmaNew, page::PAGE_SIZE, prelude::*};
+/// use rust_mmapdev::abstractions::mm::{pagemap::PageCache, virt::VmaNewExt};
+///
+/// /// Maps one page at once. ENXIO: there is no such page.
+/// fn map_one(cache: &PageCache, vma: &VmaNew) -> Result {
+///     if vma.end() - vma.start() > PAGE_SIZE || vma.locked() {
+///         return Err(EINVAL);
+///     }
+///     let folio = cache.folio(vma.pgoff()).ok_or(ENXIO)?;
+///     vma.insert_page(vma.start(), &folio, vma.pgoff())
+/// }
+/// ```
+///
+/// A VMA is new while the mmap handler runs and no longer:
+///
+/// ```compile_fail,E0521
+/// # use kernel::mm::virt::VmaNew;
+/// # fn keep(_vma: &'static VmaNew) {}
+/// fn mmap(vma: &VmaNew) {
+///     keep(vma);
+/// }
+/// ```
+///
+/// And on the thread that made it:
+///
+/// ```compile_fail,E0277
+/// # use kernel::mm::virt::VmaNew;
+/// # fn give_away<T: Send>(_: T) {}
+/// fn mmap(vma: &VmaNew) {
+///     give_away(vma);
+/// }
+/// ```
+///
+/// One that processes use already is not one:
+///
+/// ```compile_fail,E0599
+/// # use kernel::{mm::virt::VmaRef, prelude::*};
+/// # use rust_mmapdev::abstractions::mm::{folio::Folio, virt::VmaNewExt};
+/// fn later(vma: &VmaRef, folio: &Folio) -> Result {
+///     vma.insert_page(vma.start(), folio, 0)
+/// }
+/// ```
 pub trait VmaNewExt {
-    /// Index in the file of the first page of the VMA.
+    /// Index in the file of the first page of the VMA: `vm_pgoff`.
     fn pgoff(&self) -> usize;
 
     /// Whether pages are to be locked as they are mapped: `VM_LOCKED`.
@@ -436,19 +642,32 @@ unsafe fn map_around(vmf: *mut bindings::vm_fault) -> Reason {
 
 #[kunit_tests(rust_mmapdev_virt)]
 mod tests {
-    use core::ptr::{self, NonNull};
+    use core::ptr::{
+        self,
+        NonNull, //
+    };
 
     use kernel::{
         fs::File,
         mm::virt::vm_flags_t,
-        sync::{aref::ARef, Arc, ArcBorrow},
+        sync::{
+            aref::ARef,
+            Arc,
+            ArcBorrow, //
+        }, //
     };
 
     use super::*;
     use crate::abstractions::{
-        kunit::{AddressSpace, KernelFile},
-        miscdevice::{MiscDevice, MiscDeviceRegistration},
-        mm::pagemap::PageCache,
+        kunit::{
+            AddressSpace,
+            KernelFile, //
+        },
+        miscdevice::{
+            MiscDevice,
+            MiscDeviceRegistration, //
+        },
+        mm::pagemap::PageCache, //
     };
 
     /// Answers each fault with a folio, or an error.
