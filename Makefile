@@ -30,7 +30,7 @@ endif
 	@echo rust_mmapdev.ko
 
 demo: ## a guided tour of the device in the VM
-	@program=$$(scripts/crate-binary example demo) && \
+	@program=$$(scripts/crate-binary $(kernel) example demo) && \
 		scripts/vm-run $(kernel) --no-module -- "$$program"
 
 qemu-test: ## run the tests in the VM; TESTS=pattern runs some
