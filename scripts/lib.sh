@@ -36,13 +36,9 @@ know_kernel() {
 	case $1 in
 	sid) suite=sid variant=sid toolchain=sid ;;
 	debug) variant=debug toolchain=llvm make_options=(LLVM=-19) ;;
-	debug-arm64)
-		flavour=arm64 variant=debug-arm64 arch=arm64 toolchain=llvm
-		make_options=(ARCH=arm64 LLVM=-19)
-		;;
 	*)
 		[[ $1 =~ ^([0-9]+\.[0-9]+)(-(cloud|rt|arm64|arm64-16k))?$ ]] ||
-			die "no kernel is called '$1': it is a series like $supported_max, alone or with -cloud, -rt, -arm64 or -arm64-16k; sid; debug or debug-arm64."
+			die "no kernel is called '$1': it is a series like $supported_max, alone or with -cloud, -rt, -arm64 or -arm64-16k; or sid; or debug."
 		series=${BASH_REMATCH[1]} flavour=${BASH_REMATCH[3]:-amd64}
 		case $flavour in
 		cloud | rt) flavour+=-amd64 ;;
