@@ -341,12 +341,8 @@ fn run_on(cpu: usize) {
 /// Interrupts that tell another processor to forget addresses, where it takes interrupts.
 fn shootdowns() -> Option<u64> {
     let text = fs::read_to_string("/proc/interrupts").expect("interrupts");
-<<<<<<< HEAD
-    let numbers = field(&text, "TLB")?.split_whitespace();
-=======
     let numbers = field(&text, "TLB")?;
     let numbers = numbers.split_whitespace();
->>>>>>> origin/main
     Some(numbers.map_while(|word| word.parse::<u64>().ok()).sum())
 }
 
