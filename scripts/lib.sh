@@ -30,7 +30,8 @@ know_kernel() {
 	series=''              # 7.3; empty: the newest
 	flavour=amd64          # as in the names of Debian's packages
 	variant=''             # the flavour, or what else is special about it
-	arch=amd64             # Debian's name of the architecture
+	arch=amd64             # Debian's name of the architecture, and Rust's
+	rust_target=x86_64-unknown-linux-gnu
 	toolchain=plain        # the build root that it is built in
 	make_options=()        # what its build system is told
 	case $1 in
@@ -43,7 +44,7 @@ know_kernel() {
 		case $flavour in
 		cloud | rt) flavour+=-amd64 ;;
 		arm64*)
-			arch=arm64 toolchain=arm64
+			arch=arm64 rust_target=aarch64-unknown-linux-gnu toolchain=arm64
 			make_options=(CROSS_COMPILE_COMPAT=arm-linux-gnueabihf-)
 			;;
 		esac
