@@ -3,7 +3,8 @@
 # The targets of this project; what they do is in scripts/. The module's own
 # build description is in Kbuild.
 
-# The VM's kernel: 7.3, 7.2, ..., or debug; empty is the newest that is supported.
+# The VM's kernel: 7.3, 7.2, 7.3-arm64, ..., see `scripts/kernel --help`; empty is the
+# newest that is supported.
 KERNEL =
 # Tests to run, by name.
 TESTS =
@@ -21,7 +22,7 @@ kernel = $(if $(KERNEL),--kernel '$(KERNEL)')
 
 # Kbuild asks for the file of this name only when there is no Kbuild, so
 # everything below is for people.
-.PHONY: module demo qemu-test long-test torture fuzz vm-run-test mutants shell check doc upstream-check rust-analyzer dist help clean distclean
+.PHONY: module demo qemu-test matrix long-test torture fuzz vm-run-test mutants shell check doc upstream-check rust-analyzer dist help clean distclean
 
 module: ## build rust_mmapdev.ko, for the VM's kernel or for KDIR=
 ifneq ($(KDIR),)
@@ -32,11 +33,14 @@ endif
 	@echo rust_mmapdev.ko
 
 demo: ## a guided tour of the device in the VM
-	@program=$$(scripts/crate-binary example demo) && \
+	@program=$$(scripts/crate-binary $(kernel) example demo) && \
 		scripts/vm-run $(kernel) --no-module -- "$$program"
 
 qemu-test: ## run the tests in the VM; TESTS=pattern runs some
 	@scripts/qemu-test $(kernel) $(if $(TESTS),'$(TESTS)')
+
+matrix: ## run the tests on every kernel there is, one table at the end
+	@scripts/matrix
 
 long-test: ## the same tests at length, for some hours; TESTS=, SEED=
 	@scripts/qemu-test $(kernel) --long $(if $(SEED),--seed '$(SEED)') $(if $(TESTS),'$(TESTS)')
