@@ -154,6 +154,11 @@ pub fn settled<T>(measure: impl Fn() -> T, is_good: impl Fn(&T) -> bool) -> T {
 /// of shared memory: the buffer, what has leaked, and some constant.
 pub fn nobodys_pages() -> i64 {
     settle_lists();
+    unsettled_nobodys_pages()
+}
+
+/// The same count, with what the kernel has yet to free.
+pub fn unsettled_nobodys_pages() -> i64 {
     let listed = ["Active(anon)", "Inactive(anon)", "Unevictable"].map(meminfo);
     let owned = ["AnonPages", "Shmem"].map(meminfo);
     (listed.iter().sum::<i64>() - owned.iter().sum::<i64>()) / page() as i64
