@@ -144,7 +144,8 @@ impl Toucher {
 
 /// Whether they have had it mapped or not, and however.
 fn touch_it_all_ways(len: usize, at: usize) {
-    let touches: [(&str, fn(&Map, usize)); 2] = [("load", Map::load), ("store", Map::store)];
+    type Touch = fn(&Map, usize);
+    let touches: [(&str, Touch); 2] = [("load", Map::load), ("store", Map::store)];
     let map = |flags: MapFlags, skew: usize, touched: bool| {
         move || {
             let map = mmap_skewed(skew, open(OFlags::RDWR), 0, len, RW, flags);
