@@ -168,3 +168,9 @@ make_entry() {
 	"$@" "$entry.part"
 	mv -T "$entry.part" "$entry"
 }
+
+# rustc_options CMD-FILE: what Kbuild told rustc about a crate when it built it,
+# for a shell to read; not what was to come of it.
+rustc_options() {
+	sed -nE '1{s/.* rustc (--edition.*) --crate-type rlib .*/\1/; s/ --emit=[^ ]*//g; p}' "$1"
+}

@@ -6,6 +6,8 @@ use std::{
     mem::MaybeUninit,
     ops::Range,
     os::unix::fs::FileExt,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -129,6 +131,22 @@ pub fn available() -> i64 {
 pub fn settle_lists() {
     for (file, value) in [("drop_caches", "3"), ("stat_refresh", "1")] {
         fs::write(format!("/proc/sys/vm/{file}"), value).expect(file);
+    }
+}
+
+/// How long a machine that is busy may take to do what the kernel leaves for later.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Measures, over and over until it is as it should be or no wait helps.
+pub fn settled<T>(measure: impl Fn() -> T, is_good: impl Fn(&T) -> bool) -> T {
+    let start = Instant::now();
+    loop {
+        settle_lists();
+        let found = measure();
+        if is_good(&found) || start.elapsed() > PATIENCE {
+            return found;
+        }
+        sleep(Duration::from_millis(20));
     }
 }
 
