@@ -120,6 +120,7 @@ pub fn soft_dirty_pages() {
         Differs("a child's stores", &["soft-dirty, the child's"], AROUND),
         Differs("mmap of the middle", &["VMAs", "soft-dirty"], ALONE),
     ];
+    need_soft_dirty_bits();
     let mut cases: Vec<_> = between()
         .into_iter()
         .map(|(name, body)| {
