@@ -35,7 +35,7 @@ use crate::{
         assert_same, errno,
         large::{BOTH, Large, View, huge, leaves_nothing},
         memory::{
-            self, Advice, Map, MapFlags, MprotectFlags, PRIVATE, READ, RW, SHARED, SOFT_DIRTY, mmap,
+            Advice, Map, MapFlags, MprotectFlags, PRIVATE, READ, RW, SHARED, SOFT_DIRTY, mmap,
             mmap_skewed, need_soft_dirty_bits, page, skewed, table,
         },
         module::{self, Log, fdinfo},

@@ -12,8 +12,7 @@ use super::{
     remap::{TO, remap},
     state::mbind,
     trial::{
-        Differs, ELSEWHERE, FIXED, NONE, ONE, READ, RW, SMALL, Trial, WINDOWS, bytes, case,
-        compare, used,
+        Differs, ELSEWHERE, FIXED, NONE, ONE, READ, RW, SMALL, Trial, WINDOWS, case, compare, used,
     },
 };
 

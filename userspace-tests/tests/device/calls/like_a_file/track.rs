@@ -11,8 +11,8 @@ use rustix::io;
 
 use super::{
     advice::{
-        ADVICE, COLD, COLLAPSE, DONTNEED, GUARD_INSTALL, GUARD_REMOVE, HUGEPAGE, MERGEABLE,
-        NO_COLLAPSE, PAGEOUT, POPULATE_READ, POPULATE_WRITE,
+        ADVICE, COLLAPSE, DONTNEED, GUARD_INSTALL, GUARD_REMOVE, HUGEPAGE, MERGEABLE, NO_COLLAPSE,
+        TO_PAGES,
     },
     lock::mlock,
     map::ALONE,
@@ -22,6 +22,7 @@ use super::{
         bytes, call, case, compare, compare_by_folio, in_short, mapped, name, pages_between, used,
     },
 };
+use crate::support::memory::need_soft_dirty_bits;
 
 const CLEAR_SOFT_DIRTY: u32 = 4;
 
