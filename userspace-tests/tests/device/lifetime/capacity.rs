@@ -34,6 +34,7 @@ use crate::{
             unsettled_nobodys_pages,
         },
         process::{Child, fork},
+        signal::handle,
         system_call,
     },
 };
@@ -483,21 +484,13 @@ fn a_write_ends_when_another_thread_calls_exec() {
 
 static CAUGHT: AtomicU32 = AtomicU32::new(0);
 
-extern "C" fn catch(_: i32) {
+extern "C" fn catch(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     CAUGHT.fetch_add(1, SeqCst);
 }
 
 /// In the child: catches SIGUSR1 without SA_RESTART, and makes the call.
 fn caught<T>(call: impl FnOnce() -> T) -> T {
-    // SAFETY: the handler does nothing but add to an atomic.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = catch as extern "C" fn(i32) as usize;
-        assert_eq!(
-            libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()),
-            0
-        );
-    }
+    handle(libc::SIGUSR1, catch);
     let result = call();
     assert_eq!(CAUGHT.load(SeqCst), 1, "the signal came");
     result
