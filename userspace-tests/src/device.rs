@@ -40,12 +40,9 @@ pub struct Device {
 
 impl Device {
     /// Path of the device node.
-    pub const PATH: &str = match uapi::RUST_MMAPDEV_PATH.split_last() {
-        Some((0, path)) => match std::str::from_utf8(path) {
-            Ok(path) => path,
-            Err(_) => panic!("the path is not UTF-8"),
-        },
-        _ => panic!("the path has no closing NUL"),
+    pub const PATH: &str = match uapi::RUST_MMAPDEV_PATH.to_str() {
+        Ok(path) => path,
+        Err(_) => panic!("the path is not UTF-8"),
     };
 
     /// Opens the device; closed on exec.

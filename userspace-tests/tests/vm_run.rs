@@ -45,7 +45,7 @@ impl Drop for Scratch {
 
 fn script_of_the_project(name: &str) -> Command {
     let path =
-        fs::canonicalize(format!("../scripts/{name}")).expect("run in the crate's directory");
+        fs::canonicalize(format!("../../scripts/{name}")).expect("run in the crate's directory");
     // A shell that runs in the background has its children ignore SIGINT.
     let mut command = Command::new("env");
     command.arg("--default-signal=INT").arg(path);
@@ -486,7 +486,7 @@ fn killed_it_leaves_no_vm_behind() {
 fn a_terminal_of_the_right_size() {
     let scratch = Scratch::new("terminal");
     let program = scratch.script("program", "tty; stty size; exit 5");
-    let vm_run = fs::canonicalize("../scripts/vm-run").unwrap();
+    let vm_run = fs::canonicalize("../../scripts/vm-run").unwrap();
     let output = Command::new("script")
         .arg("-qefc")
         .arg(format!(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The client library: what it offers, and the errors that it names.
 
-use std::sync::atomic::Ordering::SeqCst;
+use std::{alloc::Layout, mem::offset_of, sync::atomic::Ordering::SeqCst};
 
 use rust_mmapdev::{Access, Device, Error, Protection, Sharing, uapi};
 use rustix::io::Errno;
@@ -17,6 +17,7 @@ use crate::{
 };
 
 tests![
+    the_interface_is_the_headers,
     access_is_checked_not_fatal,
     copies_any_range,
     atomics_are_the_buffers,
@@ -26,6 +27,79 @@ tests![
     maps_a_window,
     maps_an_unaligned_window,
 ];
+
+/// `src/uapi/rust_mmapdev.h`, as bindgen reads it.
+#[allow(dead_code, non_camel_case_types)]
+mod header {
+    include!(concat!(env!("OUT_DIR"), "/uapi.rs"));
+}
+const HEADER: &str = include_str!(concat!(env!("OUT_DIR"), "/uapi.rs"));
+
+fn the_interface_is_the_headers() {
+    use header as theirs;
+    use uapi as ours;
+
+    // Whatever else comes into the header has to be compared here, too.
+    let items: Vec<_> = HEADER
+        .lines()
+        .filter_map(|line| {
+            let words = line.strip_prefix("pub ")?.split_once(' ')?.1;
+            words.split([':', ' ', '(']).next()
+        })
+        .collect();
+    assert_eq!(
+        items,
+        [
+            "RUST_MMAPDEV_PATH",
+            "RUST_MMAPDEV_ABI_VERSION",
+            "__u32",
+            "__u64",
+            "rust_mmapdev_info",
+            "RUST_MMAPDEV_IOC_INFO",
+            "RUST_MMAPDEV_IOC_CLEAR",
+            "rust_mmapdev_ioc",
+        ]
+    );
+    assert_eq!(
+        ours::RUST_MMAPDEV_PATH.to_bytes_with_nul(),
+        theirs::RUST_MMAPDEV_PATH
+    );
+    assert_eq!(
+        ours::RUST_MMAPDEV_ABI_VERSION,
+        theirs::RUST_MMAPDEV_ABI_VERSION
+    );
+    assert_eq!(ours::RUST_MMAPDEV_IOC_INFO, theirs::RUST_MMAPDEV_IOC_INFO);
+    assert_eq!(ours::RUST_MMAPDEV_IOC_CLEAR, theirs::RUST_MMAPDEV_IOC_CLEAR);
+
+    let theirs::rust_mmapdev_info {
+        size,
+        page_size,
+        abi_version,
+    } = theirs::rust_mmapdev_info {
+        size: 0,
+        page_size: 0,
+        abi_version: 0,
+    };
+    let _: ours::rust_mmapdev_info = ours::rust_mmapdev_info {
+        size,
+        page_size,
+        abi_version,
+    };
+    assert_eq!(
+        Layout::new::<ours::rust_mmapdev_info>(),
+        Layout::new::<theirs::rust_mmapdev_info>()
+    );
+    macro_rules! same_offset {
+        ($($field:ident),*) => {$(
+            assert_eq!(
+                offset_of!(ours::rust_mmapdev_info, $field),
+                offset_of!(theirs::rust_mmapdev_info, $field),
+                stringify!($field),
+            );
+        )*};
+    }
+    same_offset!(size, page_size, abi_version);
+}
 
 fn info() {
     let info = fresh(4).info().expect("INFO");

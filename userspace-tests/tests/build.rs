@@ -3,7 +3,7 @@
 
 use std::{env, path::Path, process::Command};
 
-const HEADER: &str = "../src/uapi/rust_mmapdev.h";
+const HEADER: &str = "../../src/uapi/rust_mmapdev.h";
 const PROGRAMS: &[&str] = &[
     "editor", "guide", "hello", "parties", "ring", "sensor", "sync",
 ];
@@ -42,7 +42,7 @@ fn bindings(out: &Path) {
 }
 
 fn compile(program: &str, out: &Path) {
-    let source = format!("c/{program}.c");
+    let source = format!("../c/{program}.c");
     println!("cargo::rerun-if-changed={source}");
     let mut compiler = cc::Build::new()
         .flag("-std=gnu11")
