@@ -4,13 +4,11 @@
 
 #![deny(unsafe_code)]
 
-use core::borrow::Borrow;
-
 use kernel::prelude::*;
 
 #[allow(unsafe_code)]
 #[path = "src/abstractions/mod.rs"]
-mod abstractions;
+pub mod abstractions;
 #[path = "src/buffer.rs"]
 mod buffer;
 #[path = "src/device.rs"]
@@ -22,7 +20,7 @@ mod range;
 #[path = "src/uapi.rs"]
 mod uapi;
 
-use abstractions::{miscdevice::MiscDeviceRegistration, mm::pagemap::HUGE_FOLIO_SIZE};
+use abstractions::{compat, miscdevice::MiscDeviceRegistration, mm::pagemap::HUGE_FOLIO_SIZE};
 use buffer::Buffer;
 use device::Device;
 
@@ -68,9 +66,7 @@ impl kernel::InPlaceModule for RustMmapDev {
 ///
 /// EINVAL, and a line that says why, where it is out of range.
 fn page_count() -> Result<usize> {
-    // Linux 7.2 has a reference here, 7.3 the value.
-    let asked = module_parameters::buffer_pages.value();
-    let asked = *Borrow::<i64>::borrow(&asked);
+    let asked = compat::parameter(module_parameters::buffer_pages.value());
     range::page_count(asked).ok_or_else(|| {
         pr_err!(
             "buffer_pages={} is out of range: 1 to {}\n",

@@ -19,6 +19,40 @@ cache=${XDG_CACHE_HOME:-${HOME:?is not set}/.cache}/rust_mmapdev
 supported_min=7.2
 supported_max=7.3
 
+# The VM's kernels that the tests are run on.
+# shellcheck disable=SC2034
+kernel_names=(7.3 7.3-cloud 7.3-rt 7.2 sid debug 7.3-arm64 7.3-arm64-16k)
+
+# know_kernel NAME: sets what NAME, one of kernel --help, stands for.
+# shellcheck disable=SC2034
+know_kernel() {
+	suite=trixie-backports # Debian's suite that it is from
+	series=''              # 7.3; empty: the newest
+	flavour=amd64          # as in the names of Debian's packages
+	variant=''             # the flavour, or what else is special about it
+	arch=amd64             # Debian's name of the architecture
+	toolchain=plain        # the build root it is built in
+	make_options=()        # what its build system is told
+	case $1 in
+	sid) suite=sid variant=sid toolchain=sid ;;
+	debug) variant=debug toolchain=llvm make_options=(LLVM=-19) ;;
+	*)
+		[[ $1 =~ ^([0-9]+\.[0-9]+)(-(cloud|rt|arm64|arm64-16k))?$ ]] ||
+			die "no kernel is called '$1': it is a series like $supported_max, alone or with -cloud, -rt, -arm64 or -arm64-16k; or sid; or debug."
+		series=${BASH_REMATCH[1]} flavour=${BASH_REMATCH[3]:-amd64}
+		case $flavour in
+		cloud | rt) flavour+=-amd64 ;;
+		arm64*)
+			arch=arm64 toolchain=arm64
+			make_options=(CROSS_COMPILE_COMPAT=arm-linux-gnueabihf-)
+			;;
+		esac
+		variant=$flavour
+		check_series "$series"
+		;;
+	esac
+}
+
 # Exit status of die(); vm-run has its own.
 die_status=1
 
@@ -66,15 +100,28 @@ step_failed() { # STATUS
 	fi
 }
 
-# key_of TEXT...: a short name for what shapes the content of a cache entry.
-key_of() {
-	printf '%s\0' "$@" | sha256sum | cut -c 1-12
+# short_hash: a short name for what is on stdin.
+short_hash() {
+	sha256sum | cut -c 1-8
+}
+
+series_of() { # RELEASE
+	cut -d. -f1,2 <<<"${1%%[-+]*}"
 }
 
 # in_range SERIES: is it one of the supported kernels?
 in_range() {
-	[[ $1 =~ ^[0-9]+\.[0-9]+$ ]] &&
-		printf '%s\n' "$supported_min" "$1" "$supported_max" | sort -C -V
+	printf '%s\n' "$supported_min" "$1" "$supported_max" | sort -C -V
+}
+
+# check_series SERIES: not older than what the module is written for; newer may do.
+check_series() {
+	printf '%s\n' "$supported_min" "$1" | sort -C -V ||
+		die "kernel $1 is not supported: the module is written for $supported_min to $supported_max."
+}
+
+say_if_untried() { # SERIES
+	in_range "$1" || say "kernel $1 is newer than $supported_max, the newest that this module was tried on."
 }
 
 # acquire_conf: the host's proxy and TLS settings, for an apt with a state of its own.
@@ -99,17 +146,19 @@ take_lock() {
 	done
 }
 
-# make_entry NAME KEY COMMAND...: unless the cache holds NAME-KEY, make it:
-# COMMAND fills the directory named by its last argument, which becomes the
-# entry in one rename, so an entry that exists is whole.
+# make_entry NAME COMMAND...: unless the cache holds NAME, make it: COMMAND fills
+# the directory named by its last argument, which becomes the entry in one rename,
+# so an entry that exists is whole. NAME says what is in it, version and all; the
+# script that fills it gives it a revision, to be raised by hand with each change
+# of what it fills it with.
 make_entry() {
-	local entry_name=$1 entry=$cache/$1-$2
-	shift 2
+	local entry=$cache/$1
+	shift
 	[[ ! -d $entry ]] || return 0
-	take_lock "$entry_name"
+	take_lock "${entry##*/}"
 	[[ ! -d $entry ]] || return 0
-	rm -rf --one-file-system "$cache/$entry_name.part"
-	mkdir "$cache/$entry_name.part"
-	"$@" "$cache/$entry_name.part"
-	mv -T "$cache/$entry_name.part" "$entry"
+	rm -rf --one-file-system "$entry.part"
+	mkdir "$entry.part"
+	"$@" "$entry.part"
+	mv -T "$entry.part" "$entry"
 }

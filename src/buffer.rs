@@ -47,7 +47,7 @@ impl Buffer {
         let pages = PageCache::new(c"rust_mmapdev", page_count).inspect_err(|e| {
             pr_err!("can't allocate {} pages: {:?}\n", page_count, e);
         })?;
-        pages.folio(0).ok_or(EIO)?.store(0, INITIAL_CONTENT)?;
+        pages.lock_folio(0).ok_or(EIO)?.store(0, INITIAL_CONTENT)?;
         Arc::pin_init(
             pin_init!(Self {
                 pages,

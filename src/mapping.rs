@@ -34,8 +34,10 @@ pub(crate) fn mmap(buffer: &Buffer, vma: &VmaNew) -> Result<VmaOperations<Arc<Bu
     // A locked one is populated by the core, which counts what is locked.
     if count == 1 && !vma.locked() {
         if let Some(folio) = buffer.pages().folio(first) {
-            if folio.accessible((first - folio.index()) * PAGE_SIZE, PAGE_SIZE) > 0 {
-                vma.insert_page(vma.start(), &folio, first)?;
+            match vma.insert_page(vma.start(), &folio, first) {
+                // A touch will tell.
+                Err(e) if e == EIO => {}
+                result => result?,
             }
         }
     }

@@ -6,20 +6,32 @@
 //! C headers: [`include/kunit/test.h`](srctree/include/kunit/test.h),
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
-use core::ptr::{self, NonNull};
+use core::ptr::{
+    self,
+    NonNull, //
+};
 
 use kernel::{
-    error::{from_err_ptr, to_result},
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     ffi::c_int,
     page::PAGE_SIZE,
     prelude::*,
-    uaccess::{UserPtr, UserSlice},
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
 };
 
 use crate::abstractions::{
     bindings,
-    miscdevice::{FileOperations, MiscDevice},
-    mm::folio::Folio,
+    miscdevice::{
+        FileOperations,
+        MiscDevice, //
+    },
+    mm::folio::Folio, //
 };
 
 /// An open file of a misc device that is not registered, and that no process has.
@@ -27,11 +39,11 @@ use crate::abstractions::{
 /// # Invariants
 ///
 /// The pointer is a reference to an open file.
-pub(crate) struct KernelFile(NonNull<bindings::file>);
+pub struct KernelFile(NonNull<bindings::file>);
 
 impl KernelFile {
     /// Opens a file for reading and writing, with the operations of `T`: `anon_inode_getfile()`.
-    pub(crate) fn new<T: MiscDevice>(device: T::Ptr) -> Result<Self> {
+    pub fn new<T: MiscDevice>(device: T::Ptr) -> Result<Self> {
         let fops = FileOperations::<T>::table();
         // SAFETY: The name is NUL-terminated, and `fops` points to a constant.
         let file = from_err_ptr(unsafe {
@@ -48,6 +60,31 @@ impl KernelFile {
         // INVARIANT: The call returned a reference.
         Ok(Self(file))
     }
+
+    /// Reads from the start: `kernel_read()`. Returns how many bytes.
+    pub fn read(&self, bytes: &mut [u8]) -> Result<usize> {
+        // SAFETY: By the type invariants the file is open, and so many bytes may be written.
+        let ret = unsafe {
+            bindings::kernel_read(
+                self.0.as_ptr(),
+                bytes.as_mut_ptr().cast(),
+                bytes.len(),
+                &mut 0,
+            )
+        };
+        to_result(ret as c_int)?;
+        Ok(ret as usize)
+    }
+
+    /// Writes from the start: `kernel_write()`. Returns how many bytes.
+    pub fn write(&self, bytes: &[u8]) -> Result<usize> {
+        // SAFETY: By the type invariants the file is open, and so many bytes may be read.
+        let ret = unsafe {
+            bindings::kernel_write(self.0.as_ptr(), bytes.as_ptr().cast(), bytes.len(), &mut 0)
+        };
+        to_result(ret as c_int)?;
+        Ok(ret as usize)
+    }
 }
 
 impl Drop for KernelFile {
@@ -63,11 +100,55 @@ impl Drop for KernelFile {
 /// # Invariants
 ///
 /// The pointer is the `mm` of the current thread, and a reference to it.
-pub(crate) struct AddressSpace(NonNull<bindings::mm_struct>);
+///
+/// # Examples
+///
+/// ```
+/// use kernel::prelude::*;
+/// use rust_mmapdev::abstractions::{
+///     kunit::{map_count, AddressSpace, KernelFile},
+///     miscdevice::MiscDevice,
+///     mm::pagemap::PageCache,
+/// };
+///
+/// fn a_touch_maps_a_page<T: MiscDevice>(device: T::Ptr, cache: &PageCache) -> Result {
+///     let file = KernelFile::new::<T>(device)?;
+///     let space = AddressSpace::new()?;
+///     let mapping = space.map_shared(&file, 1)?;
+///     mapping.page(0).writer().write(&1u8)?;
+///     let folio = cache.folio(0).ok_or(ENOENT)?;
+///     assert_eq!(map_count(&folio), 1);
+///     Ok(())
+/// }
+/// ```
+///
+/// Another thread has another one:
+///
+/// ```compile_fail,E0277
+/// # use rust_mmapdev::abstractions::kunit::AddressSpace;
+/// # fn give_away<T: Send>(_: T) {}
+/// fn lend(space: &AddressSpace) {
+///     give_away(space);
+/// }
+/// ```
+///
+/// It stays for as long as what is mapped in it:
+///
+/// ```compile_fail,E0505
+/// # use kernel::prelude::*;
+/// # use rust_mmapdev::abstractions::kunit::{AddressSpace, KernelFile};
+/// fn too_early(file: &KernelFile) -> Result {
+///     let space = AddressSpace::new()?;
+///     let mapping = space.map_shared(file, 1)?;
+///     drop(space);
+///     mapping.zap()
+/// }
+/// ```
+pub struct AddressSpace(NonNull<bindings::mm_struct>);
 
 impl AddressSpace {
     /// Gives the thread an address space: `kunit_attach_mm()`. EBUSY: it has one.
-    pub(crate) fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         if current!().mm().is_some() {
             return Err(EBUSY);
         }
@@ -80,12 +161,12 @@ impl AddressSpace {
     }
 
     /// Maps the first `page_count` pages of `file`, shared.
-    pub(crate) fn map_shared(&self, file: &KernelFile, page_count: usize) -> Result<Mapping<'_>> {
+    pub fn map_shared(&self, file: &KernelFile, page_count: usize) -> Result<Mapping<'_>> {
         self.map(file, page_count, bindings::MAP_SHARED)
     }
 
     /// Maps the first `page_count` pages of `file`, private.
-    pub(crate) fn map_private(&self, file: &KernelFile, page_count: usize) -> Result<Mapping<'_>> {
+    pub fn map_private(&self, file: &KernelFile, page_count: usize) -> Result<Mapping<'_>> {
         self.map(file, page_count, bindings::MAP_PRIVATE)
     }
 
@@ -119,7 +200,7 @@ impl Drop for AddressSpace {
 }
 
 /// A mapping in an [`AddressSpace`].
-pub(crate) struct Mapping<'a> {
+pub struct Mapping<'a> {
     start: usize,
     length: usize,
     _space: &'a AddressSpace,
@@ -127,13 +208,13 @@ pub(crate) struct Mapping<'a> {
 
 impl Mapping<'_> {
     /// The bytes of the page at `index`, accessed as a process does, with its faults.
-    pub(crate) fn page(&self, index: usize) -> UserSlice {
+    pub fn page(&self, index: usize) -> UserSlice {
         let start = self.start + index * PAGE_SIZE;
         UserSlice::new(UserPtr::from_addr(start), PAGE_SIZE)
     }
 
     /// Takes all pages out of the page table, as MADV_DONTNEED does.
-    pub(crate) fn zap(&self) -> Result {
+    pub fn zap(&self) -> Result {
         let task = current!();
         let mm = task.mm().ok_or(ESRCH)?.mmap_read_lock();
         let vma = mm.vma_lookup(self.start).ok_or(EFAULT)?;
@@ -150,7 +231,7 @@ impl Drop for Mapping<'_> {
 }
 
 /// How many entries of page tables lead to `folio`: `folio_mapcount()`.
-pub(crate) fn map_count(folio: &Folio) -> i32 {
+pub fn map_count(folio: &Folio) -> i32 {
     let count = if folio.order() > 0 {
         // SAFETY: The folio is in use, and has a second page, where this is.
         unsafe {
@@ -176,7 +257,7 @@ pub(crate) fn map_count(folio: &Folio) -> i32 {
 
 /// How many references there are to `folio`, without those of the page cache, one a page, and that
 /// of a list of folios that wait to be put on the LRU.
-pub(crate) fn references(folio: &Folio) -> i32 {
+pub fn references(folio: &Folio) -> i32 {
     // SAFETY: The folio is in use. Its flags change atomically, hence volatile.
     let (references, flags) = unsafe {
         let head = &raw const (*folio.as_ptr()).__bindgen_anon_1.__bindgen_anon_1;
@@ -190,7 +271,7 @@ pub(crate) fn references(folio: &Folio) -> i32 {
 }
 
 /// Has the files that kernel threads closed released now.
-pub(crate) fn release_closed_files() {
+pub fn release_closed_files() {
     // SAFETY: FFI call without requirements.
     unsafe { bindings::flush_delayed_fput() };
 }

@@ -9,19 +9,40 @@
 use core::marker::PhantomData;
 
 use kernel::{
-    error::{to_result, VTABLE_DEFAULT_ERROR},
-    ffi::{c_int, c_long, c_uint, c_ulong},
-    fs::{File, Kiocb},
-    iov::{IovIterDest, IovIterSource},
+    error::{
+        to_result,
+        VTABLE_DEFAULT_ERROR, //
+    },
+    ffi::{
+        c_int,
+        c_long,
+        c_uint,
+        c_ulong, //
+    },
+    fs::{
+        File,
+        Kiocb, //
+    },
+    iov::{
+        IovIterDest,
+        IovIterSource, //
+    },
     mm::virt::VmaNew,
     prelude::*,
     seq_file::SeqFile,
-    types::{ForeignOwnable, Opaque},
+    types::{
+        ForeignOwnable,
+        Opaque, //
+    }, //
 };
 
 use crate::abstractions::{
     bindings,
-    mm::{pagemap::PageCache, virt::VmaOperations},
+    compat::this_module,
+    mm::{
+        pagemap::PageCache,
+        virt::VmaOperations, //
+    }, //
 };
 
 /// A registered misc device, with the data that all its opens share.
@@ -29,9 +50,39 @@ use crate::abstractions::{
 /// # Invariants
 ///
 /// `misc` is registered, with the table of `T`, while `self` exists.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::prelude::*;
+/// use rust_mmapdev::abstractions::miscdevice::{MiscDevice, MiscDeviceRegistration};
+///
+/// /// Has a device while it exists.
+/// #[pin_data]
+/// struct Owner<T: MiscDevice> {
+///     #[pin]
+///     registration: MiscDeviceRegistration<T>,
+/// }
+///
+/// fn own<T: MiscDevice<RegistrationData = usize>>() -> impl PinInit<Owner<T>, Error> {
+///     try_pin_init!(Owner {
+///         registration <- MiscDeviceRegistration::register(c"example", Ok(4096)),
+///     })
+/// }
+/// ```
+///
+/// The core has its address, so it is not moved:
+///
+/// ```compile_fail,E0308
+/// # use kernel::prelude::*;
+/// # use rust_mmapdev::abstractions::miscdevice::{MiscDevice, MiscDeviceRegistration};
+/// fn own<T: MiscDevice<RegistrationData = usize>>() -> MiscDeviceRegistration<T> {
+///     MiscDeviceRegistration::register(c"example", Ok(4096))
+/// }
+/// ```
 #[repr(C)]
 #[pin_data(PinnedDrop)]
-pub(crate) struct MiscDeviceRegistration<T: MiscDevice> {
+pub struct MiscDeviceRegistration<T: MiscDevice> {
     #[pin]
     misc: Opaque<bindings::miscdevice>,
     #[pin]
@@ -45,8 +96,11 @@ unsafe impl<T: MiscDevice> Send for MiscDeviceRegistration<T> {}
 unsafe impl<T: MiscDevice> Sync for MiscDeviceRegistration<T> {}
 
 impl<T: MiscDevice> MiscDeviceRegistration<T> {
-    /// Registers `/dev/<name>`: `misc_register()`.
-    pub(crate) fn register(
+    /// Registers `/dev/<name>`: `misc_register()`. It can be opened from then on.
+    ///
+    /// Errors are those of `data` and of the C function: EEXIST: the name is taken; EBUSY: all
+    /// minor numbers are; ENOMEM: no memory.
+    pub fn register(
         name: &'static CStr,
         data: impl PinInit<T::RegistrationData, Error>,
     ) -> impl PinInit<Self, Error> {
@@ -68,8 +122,8 @@ impl<T: MiscDevice> MiscDeviceRegistration<T> {
         }? Error)
     }
 
-    /// What the registration carries.
-    pub(crate) fn data(&self) -> &T::RegistrationData {
+    /// What the registration carries; it goes when the device is no longer registered.
+    pub fn data(&self) -> &T::RegistrationData {
         &self.data
     }
 }
@@ -87,8 +141,192 @@ impl<T: MiscDevice> PinnedDrop for MiscDeviceRegistration<T> {
 /// Files have a position that calls of read(2) and write(2) on one open file take turns to use, as
 /// the core has it for regular files; fsync(2), fdatasync(2) and msync(2), which have nothing to
 /// do; splice(2) and sendfile(2), where they can be read and written.
+///
+/// # Examples
+///
+/// A device whose files all read the same bytes:
+///
+/// ```
+/// use kernel::{fs::{File, Kiocb}, iov::IovIterDest, prelude::*, sync::{Arc, ArcBorrow}};
+/// use rust_mmapdev::abstractions::{
+///     iov::IovIterDestExt,
+///     miscdevice::{MiscDevice, MiscDeviceRegistration},
+///     mm::pagemap::PageCache,
+/// };
+///
+/// struct Example;
+///
+/// #[vtable]
+/// impl MiscDevice for Example {
+///     type Ptr = Arc<PageCache>;
+///     type RegistrationData = Arc<PageCache>;
+///
+///     fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<Arc<PageCache>> {
+///         Ok(misc.data().clone())
+///     }
+///
+///     fn page_cache<'a>(cache: &'a ArcBorrow<'_, PageCache>) -> &'a PageCache {
+///         cache
+///     }
+///
+///     fn read_iter(mut kiocb: Kiocb<'_, Self::Ptr>, to: &mut IovIterDest<'_>) -> Result<usize> {
+///         let folio = kiocb.file().folio(0).ok_or(EIO)?;
+///         let offset = usize::try_from(kiocb.ki_pos())?;
+///         let copied = to.copy_from_folio(&folio, offset, to.len());
+///         *kiocb.ki_pos_mut() += copied as i64;
+///         Ok(copied)
+///     }
+/// }
+/// # struct LocalModule;
+/// # impl kernel::ModuleMetadata for LocalModule {
+/// #     const NAME: &'static CStr = c"example";
+/// #     // SAFETY: Never used.
+/// #     const THIS_MODULE: kernel::ThisModule =
+/// #         unsafe { kernel::ThisModule::from_ptr(core::ptr::null_mut()) };
+/// # }
+/// # fn main() {}
+/// ```
+///
+/// Many threads open it at once, so that its data is [`Sync`]:
+///
+/// ```compile_fail,E0277
+/// # use core::cell::Cell;
+/// # use kernel::{fs::File, prelude::*};
+/// # use rust_mmapdev::abstractions::miscdevice::{MiscDevice, MiscDeviceRegistration};
+/// # struct Example;
+/// #[vtable]
+/// impl MiscDevice for Example {
+///     type Ptr = KBox<()>;
+///     type RegistrationData = Cell<usize>;
+///
+///     fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<()>> {
+///         misc.data().set(misc.data().get() + 1);
+///         Ok(KBox::new((), GFP_KERNEL)?)
+///     }
+/// }
+/// # struct LocalModule;
+/// # impl kernel::ModuleMetadata for LocalModule {
+/// #     const NAME: &'static CStr = c"example";
+/// #     // SAFETY: Never used.
+/// #     const THIS_MODULE: kernel::ThisModule =
+/// #         unsafe { kernel::ThisModule::from_ptr(core::ptr::null_mut()) };
+/// # }
+/// # fn main() {}
+/// ```
+///
+/// And use a file at once:
+///
+/// ```compile_fail,E0277
+/// # use core::cell::Cell;
+/// # use kernel::{fs::File, prelude::*};
+/// # use rust_mmapdev::abstractions::miscdevice::{MiscDevice, MiscDeviceRegistration};
+/// # struct Example;
+/// #[vtable]
+/// impl MiscDevice for Example {
+///     type Ptr = KBox<Cell<usize>>;
+///     type RegistrationData = ();
+///
+///     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Cell<usize>>> {
+///         Ok(KBox::new(Cell::new(0), GFP_KERNEL)?)
+///     }
+/// }
+/// # struct LocalModule;
+/// # impl kernel::ModuleMetadata for LocalModule {
+/// #     const NAME: &'static CStr = c"example";
+/// #     // SAFETY: Never used.
+/// #     const THIS_MODULE: kernel::ThisModule =
+/// #         unsafe { kernel::ThisModule::from_ptr(core::ptr::null_mut()) };
+/// # }
+/// # fn main() {}
+/// ```
+///
+/// The data may live for as long as the registration, which can be leaked:
+///
+/// ```compile_fail,E0477
+/// # use core::cell::Cell;
+/// # use kernel::{fs::File, prelude::*};
+/// # use rust_mmapdev::abstractions::miscdevice::{MiscDevice, MiscDeviceRegistration};
+/// # struct Example<'a>(&'a ());
+/// #[vtable]
+/// impl<'a> MiscDevice for Example<'a> {
+///     type Ptr = KBox<()>;
+///     type RegistrationData = &'a usize;
+///
+///     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<()>> {
+///         Ok(KBox::new((), GFP_KERNEL)?)
+///     }
+/// }
+/// # struct LocalModule;
+/// # impl kernel::ModuleMetadata for LocalModule {
+/// #     const NAME: &'static CStr = c"example";
+/// #     // SAFETY: Never used.
+/// #     const THIS_MODULE: kernel::ThisModule =
+/// #         unsafe { kernel::ThisModule::from_ptr(core::ptr::null_mut()) };
+/// # }
+/// # fn main() {}
+/// ```
+///
+/// What `open` is lent, it does not keep:
+///
+/// ```compile_fail,E0521
+/// # use core::cell::Cell;
+/// # use kernel::{fs::File, prelude::*};
+/// # use rust_mmapdev::abstractions::miscdevice::{MiscDevice, MiscDeviceRegistration};
+/// # struct Example;
+/// # fn keep(_data: &'static usize) {}
+/// #[vtable]
+/// impl MiscDevice for Example {
+///     type Ptr = KBox<()>;
+///     type RegistrationData = usize;
+///
+///     fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<()>> {
+///         keep(misc.data());
+///         Ok(KBox::new((), GFP_KERNEL)?)
+///     }
+/// }
+/// # struct LocalModule;
+/// # impl kernel::ModuleMetadata for LocalModule {
+/// #     const NAME: &'static CStr = c"example";
+/// #     // SAFETY: Never used.
+/// #     const THIS_MODULE: kernel::ThisModule =
+/// #         unsafe { kernel::ThisModule::from_ptr(core::ptr::null_mut()) };
+/// # }
+/// # fn main() {}
+/// ```
+///
+/// A file's pages live for as long as the file:
+///
+/// ```compile_fail,E0515
+/// # use core::cell::Cell;
+/// # use kernel::{fs::File, prelude::*};
+/// # use rust_mmapdev::abstractions::miscdevice::{MiscDevice, MiscDeviceRegistration};
+/// # use rust_mmapdev::abstractions::mm::pagemap::PageCache;
+/// # struct Example;
+/// #[vtable]
+/// impl MiscDevice for Example {
+///     type Ptr = KBox<()>;
+///     type RegistrationData = ();
+///
+///     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<()>> {
+///         Ok(KBox::new((), GFP_KERNEL)?)
+///     }
+///
+///     fn page_cache<'a>(_device: &'a &()) -> &'a PageCache {
+///         let Ok(cache) = PageCache::new(c"example", 1) else { loop {} };
+///         &cache
+///     }
+/// }
+/// # struct LocalModule;
+/// # impl kernel::ModuleMetadata for LocalModule {
+/// #     const NAME: &'static CStr = c"example";
+/// #     // SAFETY: Never used.
+/// #     const THIS_MODULE: kernel::ThisModule =
+/// #         unsafe { kernel::ThisModule::from_ptr(core::ptr::null_mut()) };
+/// # }
+/// # fn main() {}
+/// ```
 #[vtable]
-pub(crate) trait MiscDevice: Sized + 'static {
+pub trait MiscDevice: Sized + 'static {
     /// The private data of an open file.
     type Ptr: ForeignOwnable + Send + Sync + 'static;
 
@@ -106,12 +344,12 @@ pub(crate) trait MiscDevice: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// read(2) and kin.
+    /// read(2) and kin: the number of bytes that were copied to `to`.
     fn read_iter(_kiocb: Kiocb<'_, Self::Ptr>, _to: &mut IovIterDest<'_>) -> Result<usize> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// write(2) and kin.
+    /// write(2) and kin: the number of bytes that were taken from `from`.
     fn write_iter(_kiocb: Kiocb<'_, Self::Ptr>, _from: &mut IovIterSource<'_>) -> Result<usize> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
@@ -131,7 +369,7 @@ pub(crate) trait MiscDevice: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Size in bytes: lseek(2) moves within `0..=size`, from the start, the position or the end.
+    /// Size in bytes, for `fixed_size_llseek()`: lseek(2) moves within `0..=size`, from the start, the position or the end.
     fn size(_device: <Self::Ptr as ForeignOwnable>::Borrowed<'_>) -> usize {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
@@ -148,7 +386,7 @@ pub(super) struct FileOperations<T>(PhantomData<T>);
 
 impl<T: MiscDevice> FileOperations<T> {
     const VTABLE: bindings::file_operations = bindings::file_operations {
-        // The file holds the module, in Linux 7.2 as well, whose `kernel` crate leaves it out.
+        // An open file holds the module.
         owner: this_module(),
         open: Some(Self::open),
         release: Some(Self::release),
@@ -289,8 +527,10 @@ impl<T: MiscDevice> FileOperations<T> {
         // SAFETY: The core hands us both for this call, the iterator as a destination; the private
         // data of the file is a foreign `T::Ptr`.
         let (kiocb, to) = unsafe { (Kiocb::from_raw(kiocb), IovIterDest::from_raw(iter)) };
+        let asked = to.len();
         match T::read_iter(kiocb, to) {
-            Ok(count) => count as isize,
+            // The caller takes it for the number of bytes that are there.
+            Ok(count) => count.min(asked.saturating_sub(to.len())) as isize,
             Err(e) => e.to_errno() as isize,
         }
     }
@@ -304,8 +544,10 @@ impl<T: MiscDevice> FileOperations<T> {
     ) -> isize {
         // SAFETY: As in `read_iter`, with the iterator as a source.
         let (kiocb, from) = unsafe { (Kiocb::from_raw(kiocb), IovIterSource::from_raw(iter)) };
+        let given = from.len();
         match T::write_iter(kiocb, from) {
-            Ok(count) => count as isize,
+            // The caller lets go of so many bytes.
+            Ok(count) => count.min(given.saturating_sub(from.len())) as isize,
             Err(e) => e.to_errno() as isize,
         }
     }
@@ -324,8 +566,10 @@ impl<T: MiscDevice> FileOperations<T> {
             Ok(Some(operations)) => {
                 // SAFETY: The file has this table, whose `owner` is the module of all that is in
                 // it, and as private data a foreign `T::Ptr` until its end.
-                unsafe { operations.install(vma) };
-                0
+                match unsafe { operations.install(vma) } {
+                    Ok(()) => 0,
+                    Err(e) => e.to_errno(),
+                }
             }
             Ok(None) => 0,
             Err(e) => e.to_errno(),
@@ -369,19 +613,10 @@ impl<T: MiscDevice> FileOperations<T> {
     }
 }
 
-/// The C `THIS_MODULE`: `kernel::module::this_module()`, which Linux 7.2 does not have.
-const fn this_module() -> *mut bindings::module {
-    #[allow(improper_ctypes)] // Some lock types are empty structs in C, too.
-    extern "C" {
-        static __this_module: Opaque<bindings::module>;
-    }
-    // SAFETY: Every module has one. Only its address is taken.
-    unsafe { __this_module.get() }
-}
-
 #[kunit_tests(rust_mmapdev_miscdevice)]
 mod tests {
     use super::*;
+    use crate::abstractions::kunit::KernelFile;
 
     /// A device that can do nothing but be opened.
     struct Mute;
@@ -405,6 +640,41 @@ mod tests {
         assert!(table.mmap.is_none() && table.get_unmapped_area.is_none());
         assert!(table.unlocked_ioctl.is_none() && table.llseek.is_none());
         assert!(table.show_fdinfo.is_none());
+    }
+
+    /// A device that takes and gives one byte a call, and says that they were more.
+    struct Braggart;
+
+    #[vtable]
+    impl MiscDevice for Braggart {
+        type Ptr = KBox<()>;
+        type RegistrationData = ();
+
+        fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<()>> {
+            Ok(KBox::new((), GFP_KERNEL)?)
+        }
+
+        fn read_iter(_kiocb: Kiocb<'_, KBox<()>>, to: &mut IovIterDest<'_>) -> Result<usize> {
+            to.copy_to_iter(&[1]);
+            Ok(usize::MAX)
+        }
+
+        fn write_iter(_kiocb: Kiocb<'_, KBox<()>>, from: &mut IovIterSource<'_>) -> Result<usize> {
+            from.advance(1);
+            Ok(usize::MAX)
+        }
+    }
+
+    #[test]
+    fn no_transfer_is_longer_than_it_was() -> Result {
+        let file = KernelFile::new::<Braggart>(KBox::new((), GFP_KERNEL)?)?;
+        let mut bytes = [0; 4];
+        let read = file.read(&mut bytes);
+        let written = file.write(&bytes);
+
+        assert_eq!((read, written), (Ok(1), Ok(1)));
+        assert_eq!(bytes, [1, 0, 0, 0]);
+        Ok(())
     }
 
     #[test]

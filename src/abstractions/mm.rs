@@ -2,6 +2,6 @@
 
 //! Memory management.
 
-pub(crate) mod folio;
-pub(crate) mod pagemap;
-pub(crate) mod virt;
+pub mod folio;
+pub mod pagemap;
+pub mod virt;

@@ -6,9 +6,10 @@
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 pub(crate) mod bindings;
-pub(crate) mod iov;
+pub(crate) mod compat;
+pub mod iov;
 #[cfg(CONFIG_KUNIT)]
-pub(crate) mod kunit;
-pub(crate) mod miscdevice;
-pub(crate) mod mm;
-pub(crate) mod task;
+pub mod kunit;
+pub mod miscdevice;
+pub mod mm;
+pub mod task;

@@ -10,7 +10,22 @@ use crate::abstractions::bindings;
 
 /// Whether the current task is being killed, and a long operation had better end: the C
 /// `fatal_signal_pending(current)`.
-pub(crate) fn fatal_signal_pending() -> bool {
+///
+/// # Examples
+///
+/// ```
+/// use kernel::prelude::*;
+/// use rust_mmapdev::abstractions::task::fatal_signal_pending;
+///
+/// /// EINTR: the caller is being killed.
+/// fn step() -> Result {
+///     if fatal_signal_pending() {
+///         return Err(EINTR);
+///     }
+///     Ok(())
+/// }
+/// ```
+pub fn fatal_signal_pending() -> bool {
     if !current!().signal_pending() {
         return false;
     }

@@ -11,6 +11,14 @@ use rustix::{
 use crate::{Error, Mapping, Protection, Result, Sharing, uapi};
 
 /// What a descriptor may be used for, as in open(2).
+///
+/// ```no_run
+/// use rust_mmapdev::{Access, Device};
+///
+/// let reader = Device::open(Access::Read)?;
+/// assert!(reader.clear().is_err());
+/// # Ok::<(), rust_mmapdev::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// `O_RDONLY`: read, map shared for reading, map private.
@@ -22,6 +30,13 @@ pub enum Access {
 }
 
 /// The device's answer to the INFO ioctl.
+///
+/// ```no_run
+/// # let device = rust_mmapdev::Device::open(rust_mmapdev::Access::Read)?;
+/// let info = device.info()?;
+/// println!("{} pages", info.size / u64::from(info.page_size));
+/// # Ok::<(), rust_mmapdev::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Info {
     /// Size of the buffer in bytes, a multiple of `page_size`.
@@ -33,6 +48,29 @@ pub struct Info {
 }
 
 /// An open descriptor of `/dev/rust_mmapdev`.
+///
+/// One that was opened by other means, or came from another process, is taken when it is the
+/// device's:
+///
+/// ```no_run
+/// use std::{fs::File, os::fd::OwnedFd};
+/// use rust_mmapdev::Device;
+///
+/// let fd = OwnedFd::from(File::open(Device::PATH)?);
+/// let device = Device::try_from(fd)?;
+///
+/// let other = OwnedFd::from(File::open("/dev/null")?);
+/// assert!(Device::try_from(other).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// It is not taken unseen:
+///
+/// ```compile_fail,E0277
+/// # fn f(fd: std::os::fd::OwnedFd) {
+/// let device = rust_mmapdev::Device::from(fd);
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Device {
     fd: OwnedFd,
@@ -40,12 +78,23 @@ pub struct Device {
 
 impl Device {
     /// Path of the device node.
+    ///
+    /// ```
+    /// assert_eq!(rust_mmapdev::Device::PATH, "/dev/rust_mmapdev");
+    /// ```
     pub const PATH: &str = match uapi::RUST_MMAPDEV_PATH.to_str() {
         Ok(path) => path,
         Err(_) => panic!("the path is not UTF-8"),
     };
 
     /// Opens the device; closed on exec.
+    ///
+    /// ```no_run
+    /// use rust_mmapdev::{Access, Device};
+    ///
+    /// let device = Device::open(Access::ReadWrite)?;
+    /// # Ok::<(), rust_mmapdev::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -58,11 +107,17 @@ impl Device {
             Access::ReadWrite => OFlags::RDWR,
         };
         rustix::fs::open(Self::PATH, mode | OFlags::CLOEXEC, Mode::empty())
-            .map(Self::from)
+            .map(|fd| Self { fd })
             .map_err(Error::Open)
     }
 
     /// Asks for the buffer's size, the page size and the version of the interface.
+    ///
+    /// ```no_run
+    /// # let device = rust_mmapdev::Device::open(rust_mmapdev::Access::Read)?;
+    /// println!("{} bytes", device.info()?.size);
+    /// # Ok::<(), rust_mmapdev::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -87,6 +142,12 @@ impl Device {
 
     /// Zeroes the whole buffer.
     ///
+    /// ```no_run
+    /// # let device = rust_mmapdev::Device::open(rust_mmapdev::Access::Write)?;
+    /// device.clear()?;
+    /// # Ok::<(), rust_mmapdev::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Clear`] with EBADF when the device was not opened for writing.
@@ -99,6 +160,14 @@ impl Device {
 
     /// Maps the whole buffer.
     ///
+    /// ```no_run
+    /// # let device = rust_mmapdev::Device::open(rust_mmapdev::Access::ReadWrite)?;
+    /// use rust_mmapdev::{Protection, Sharing};
+    ///
+    /// let mapping = device.map(Sharing::Shared, Protection::ReadWrite)?;
+    /// # Ok::<(), rust_mmapdev::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`Device::info`] and [`Device::map_window`].
@@ -107,7 +176,16 @@ impl Device {
         self.map_window(0, size, sharing, protection)
     }
 
-    /// Maps `len` bytes of the buffer from byte `offset` on.
+    /// Maps `len` bytes of the buffer from byte `offset` on, neither of which needs to be a
+    /// multiple of anything.
+    ///
+    /// ```no_run
+    /// # let device = rust_mmapdev::Device::open(rust_mmapdev::Access::Read)?;
+    /// use rust_mmapdev::{Protection, Sharing};
+    ///
+    /// let second_page = device.map_window(4096, 4096, Sharing::Shared, Protection::Read)?;
+    /// # Ok::<(), rust_mmapdev::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -124,9 +202,14 @@ impl Device {
     }
 }
 
-impl From<OwnedFd> for Device {
-    fn from(fd: OwnedFd) -> Self {
-        Self { fd }
+/// Fails like [`Device::info`], whose answer shows what the descriptor is of; it is closed then.
+impl TryFrom<OwnedFd> for Device {
+    type Error = Error;
+
+    fn try_from(fd: OwnedFd) -> Result<Self> {
+        let device = Self { fd };
+        device.info()?;
+        Ok(device)
     }
 }
 

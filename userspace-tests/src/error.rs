@@ -4,6 +4,16 @@
 use rustix::io::Errno;
 
 /// A call on the device or on a mapping of it that failed.
+///
+/// ```no_run
+/// use rust_mmapdev::{Access, Device, Error};
+/// use rustix::io::Errno;
+///
+/// match Device::open(Access::Read) {
+///     Err(Error::Open(Errno::NOENT)) => eprintln!("the module is not loaded"),
+///     other => println!("{other:?}"),
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// open(2) of the device node. ENOENT: the module is not loaded. EACCES: not root.
@@ -62,4 +72,12 @@ pub enum Error {
 }
 
 /// The library's result.
+///
+/// ```
+/// fn size() -> rust_mmapdev::Result<u64> {
+///     let device = rust_mmapdev::Device::open(rust_mmapdev::Access::Read)?;
+///     Ok(device.info()?.size)
+/// }
+/// # let _ = size;
+/// ```
 pub type Result<T> = std::result::Result<T, Error>;

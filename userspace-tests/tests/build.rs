@@ -4,9 +4,7 @@
 use std::{env, path::Path, process::Command};
 
 const HEADER: &str = "../../src/uapi/rust_mmapdev.h";
-const PROGRAMS: &[&str] = &[
-    "editor", "guide", "hello", "parties", "ring", "sensor", "sync",
-];
+const PROGRAMS: &[&str] = &["editor", "guide", "hello", "ring", "sensor", "writers"];
 
 fn main() {
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");

@@ -28,7 +28,7 @@ const TEXT: &str = "rust_mmapdev: this text lives in kernel memory";
 const READ: &str = "tr '\\0' '\\n' </dev/rust_mmapdev | head -n 1";
 const GUIDE_SOURCE: &str = include_str!("../c/guide.c");
 const GUIDE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guide"));
-const SYNC: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sync"));
+const WRITERS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/writers"));
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -161,6 +161,8 @@ store the process gets a copy of the page for itself (copy on write).",
 fn mutex() -> Result {
     const WORKERS: u64 = 4;
     const ROUNDS: u64 = 1000;
+    // Where c/writers.c has it.
+    const COUNTER: u64 = 8;
     step("Taking turns: a mutex in shared memory");
     says(
         "\
@@ -168,24 +170,24 @@ Four processes count in the same eight bytes, each 1000 times: load the number,
 add one, store it. It should be 4000 in the end, but when two do that at once,
 one of their updates is lost:",
     );
-    install("sync", SYNC)?;
+    install("writers", WRITERS)?;
     let count = |object: &str, what: &str| -> Result<u64> {
         ended_well(
-            "/tmp/sync",
-            Command::new("/tmp/sync")
+            "/tmp/writers",
+            Command::new("/tmp/writers")
                 .args([object, "init", &WORKERS.to_string()])
                 .status()?,
         )?;
-        let mut work = Command::new("/tmp/sync");
+        let mut work = Command::new("/tmp/writers");
         work.args([object, "work", &ROUNDS.to_string()]);
         let workers: Vec<Child> = (0..WORKERS)
             .map(|_| work.spawn())
             .collect::<std::io::Result<_>>()?;
         for mut worker in workers {
-            ended_well("/tmp/sync", worker.wait()?)?;
+            ended_well("/tmp/writers", worker.wait()?)?;
         }
         let mut counter = [0; 8];
-        fs::File::open(Device::PATH)?.read_exact_at(&mut counter, 0)?;
+        fs::File::open(Device::PATH)?.read_exact_at(&mut counter, COUNTER)?;
         let counter = u64::from_ne_bytes(counter);
         println!("    {what}: the number is {counter}");
         Ok(counter)

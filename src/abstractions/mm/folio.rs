@@ -5,13 +5,23 @@
 //! C headers: [`include/linux/mm_types.h`](srctree/include/linux/mm_types.h),
 //! [`include/linux/page-flags.h`](srctree/include/linux/page-flags.h)
 
-use core::{mem::ManuallyDrop, ops::Deref, ptr::NonNull};
+use core::{
+    mem::ManuallyDrop,
+    ops::Deref,
+    ptr::{
+        self,
+        NonNull, //
+    }, //
+};
 
 use kernel::{
     page::PAGE_SIZE,
     prelude::*,
-    sync::aref::{ARef, AlwaysRefCounted},
-    types::Opaque,
+    sync::aref::{
+        ARef,
+        AlwaysRefCounted, //
+    },
+    types::Opaque, //
 };
 
 use crate::abstractions::bindings;
@@ -21,8 +31,39 @@ use crate::abstractions::bindings;
 /// # Invariants
 ///
 /// It is in use, and of no type (`page_has_type()`), as all that user space can map.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{page::PAGE_SIZE, sync::aref::ARef};
+/// use rust_mmapdev::abstractions::mm::{folio::Folio, pagemap::PageCache};
+///
+/// /// The folio that has the page, and how many bytes of it are left from the page on.
+/// fn rest(cache: &PageCache, index: usize) -> Option<(ARef<Folio>, usize)> {
+///     let folio = cache.folio(index)?;
+///     let rest = folio.size() - (index - folio.index()) * PAGE_SIZE;
+///     Some((folio, rest))
+/// }
+/// ```
+///
+/// User space writes to its bytes at any moment, so there is no way to a slice of them:
+///
+/// ```compile_fail,E0608
+/// # use rust_mmapdev::abstractions::mm::folio::Folio;
+/// fn first(folio: &Folio) -> u8 {
+///     folio[0]
+/// }
+/// ```
+///
+/// Nobody makes one but the allocator:
+///
+/// ```compile_fail,E0423
+/// # use rust_mmapdev::abstractions::mm::folio::Folio;
+/// # use kernel::types::Opaque;
+/// let folio = Folio(Opaque::uninit());
+/// ```
 #[repr(transparent)]
-pub(crate) struct Folio(Opaque<bindings::folio>);
+pub struct Folio(Opaque<bindings::folio>);
 
 // SAFETY: References to a folio may be taken and put on any thread.
 unsafe impl Send for Folio {}
@@ -37,7 +78,13 @@ unsafe impl AlwaysRefCounted for Folio {
     #[inline]
     fn inc_ref(&self) {
         // SAFETY: By the type invariants the folio is in use.
-        unsafe { bindings::atomic_inc(self.refcount()) };
+        let before = unsafe { bindings::atomic_fetch_add(1, self.refcount()) };
+        // References can be leaked. As a `refcount_t` does, the count stays far from zero then, and
+        // the folio for good.
+        if before < 0 || before == i32::MAX {
+            // SAFETY: As above.
+            unsafe { bindings::atomic_set(self.refcount(), i32::MIN / 2) };
+        }
     }
 
     /// The C `folio_put()`.
@@ -57,7 +104,7 @@ impl Folio {
     /// Allocates `1 << order` pages of zeros for user space: `folio_alloc()`.
     ///
     /// EINVAL: no folio has so many; ENOMEM: there is none now.
-    pub(crate) fn new(order: u32, gfp: bindings::gfp_t) -> Result<ARef<Self>> {
+    pub(super) fn new(order: u32, gfp: bindings::gfp_t) -> Result<ARef<Self>> {
         if order > bindings::MAX_PAGE_ORDER {
             return Err(EINVAL);
         }
@@ -112,7 +159,7 @@ impl Folio {
 
     /// The folio has `1 << order` pages: `folio_order()`.
     #[inline]
-    pub(crate) fn order(&self) -> u32 {
+    pub fn order(&self) -> u32 {
         match self.second_flags() {
             // SAFETY: The flags are those of a page in use. The order, in their lowest byte, does
             // not change while there is a reference: a folio with one is not split.
@@ -123,13 +170,14 @@ impl Folio {
 
     /// Size in bytes: `folio_size()`.
     #[inline]
-    pub(crate) fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         PAGE_SIZE << self.order()
     }
 
-    /// Index of the first page in the file that the folio belongs to, in pages.
+    /// Index of the first page in the file that the folio belongs to, in pages: the C
+    /// `folio->index`.
     #[inline]
-    pub(crate) fn index(&self) -> usize {
+    pub fn index(&self) -> usize {
         // SAFETY: By the type invariants the folio is in use. The index is set when the folio
         // begins to belong to a file, and stays when it no longer does.
         unsafe {
@@ -139,6 +187,18 @@ impl Folio {
                 .__bindgen_anon_2
                 .index
         }
+    }
+
+    /// Whether the folio is in the page cache of the file with this `address_space`. It can leave it
+    /// at any moment, unless it is locked.
+    #[inline]
+    pub(super) fn belongs_to(&self, mapping: *const bindings::address_space) -> bool {
+        // SAFETY: By the type invariants the folio is in use. Who locks it may change the field,
+        // hence volatile.
+        let own = unsafe {
+            (&raw const (*self.as_ptr()).__bindgen_anon_1.__bindgen_anon_1.mapping).read_volatile()
+        };
+        ptr::eq(own, mapping)
     }
 
     /// The page that stands at `index` of the file, if it is one of this folio.
@@ -170,7 +230,18 @@ impl Folio {
 
     /// How many of the `length` bytes from `offset` on lie in the folio, before the first page
     /// with a memory error: what may be accessed.
-    pub(crate) fn accessible(&self, offset: usize, length: usize) -> usize {
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::page::PAGE_SIZE;
+    /// use rust_mmapdev::abstractions::mm::folio::Folio;
+    ///
+    /// fn second_page_is_good(folio: &Folio) -> bool {
+    ///     folio.accessible(PAGE_SIZE, PAGE_SIZE) == PAGE_SIZE
+    /// }
+    /// ```
+    pub fn accessible(&self, offset: usize, length: usize) -> usize {
         let length = length.min(self.size().saturating_sub(offset));
         if !self.has_hwpoisoned() {
             return length;
@@ -190,42 +261,11 @@ impl Folio {
         }
     }
 
-    /// Stores `bytes` from `offset` on.
-    ///
-    /// EINVAL: not all of them lie in the folio.
-    pub(crate) fn store(&self, offset: usize, bytes: &[u8]) -> Result {
-        let mut bytes = bytes.iter();
-        self.with_mapped(offset, bytes.len(), |start, length| {
-            for (i, byte) in bytes.by_ref().take(length).enumerate() {
-                // SAFETY: The `length` bytes from `start` on may be written. User space may
-                // access them at the same time, hence volatile.
-                unsafe { start.add(i).write_volatile(*byte) };
-            }
-        })
-    }
-
-    /// Zeroes the `length` bytes from `offset` on, both multiples of the page size.
-    ///
-    /// EINVAL: not all of them lie in the folio, or not page by page.
-    pub(crate) fn zero_pages(&self, offset: usize, length: usize) -> Result {
-        if (offset | length) % PAGE_SIZE != 0 {
-            return Err(EINVAL);
-        }
-        self.with_mapped(offset, length, |start, length| {
-            let start = start.cast::<usize>();
-            for word in 0..length / size_of::<usize>() {
-                // SAFETY: As in `store`; a page starts at a multiple of its size and so is aligned
-                // for words.
-                unsafe { start.add(word).write_volatile(0) };
-            }
-        })
-    }
-
     /// Calls `f` with the address that the `length` bytes from `offset` on are mapped at in the
     /// kernel meanwhile, for this thread only, and with how many they are: part by part where the
     /// kernel has no room for all (`folio_test_partial_kmap()`).
     ///
-    /// EINVAL: not all of them lie in the folio.
+    /// EINVAL: not all of them lie in the folio; EIO: a memory error is among them.
     fn with_mapped(
         &self,
         offset: usize,
@@ -237,6 +277,9 @@ impl Folio {
             return Err(EINVAL);
         }
         let mut at = offset;
+        if self.accessible(offset, length) < length {
+            return Err(EIO);
+        }
         while at < end {
             let page = self.page(at / PAGE_SIZE).ok_or(EINVAL)?;
             let in_page = at % PAGE_SIZE;
@@ -256,12 +299,69 @@ impl Folio {
     }
 }
 
-/// A reference to a folio that is locked, which keeps it in the file it belongs to.
+/// A reference to a folio that is locked, which keeps it in the file it belongs to, and where it is
+/// in memory: what is stored to a folio while its bytes are copied elsewhere is lost.
 ///
 /// # Invariants
 ///
 /// The folio is locked, and by nobody else.
-pub(crate) struct LockedFolio(ARef<Folio>);
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{page::PAGE_SIZE, prelude::*};
+/// use rust_mmapdev::abstractions::mm::pagemap::PageCache;
+///
+/// /// Zeroes the first page but for what it begins with.
+/// fn reset(cache: &PageCache) -> Result {
+///     let folio = cache.lock_folio(0).ok_or(EIO)?;
+///     folio.zero_pages(0, PAGE_SIZE)?;
+///     folio.store(0, b"empty\0")
+/// }
+/// ```
+///
+/// Without the lock nothing is stored:
+///
+/// ```compile_fail,E0599
+/// # use kernel::prelude::*;
+/// # use rust_mmapdev::abstractions::mm::pagemap::PageCache;
+/// fn reset(cache: &PageCache) -> Result {
+///     let folio = cache.folio(0).ok_or(EIO)?;
+///     folio.store(0, b"empty\0")
+/// }
+/// ```
+///
+/// ```compile_fail,E0599
+/// # use kernel::{page::PAGE_SIZE, prelude::*};
+/// # use rust_mmapdev::abstractions::mm::pagemap::PageCache;
+/// fn reset(cache: &PageCache) -> Result {
+///     let folio = cache.folio(0).ok_or(EIO)?;
+///     folio.zero_pages(0, PAGE_SIZE)
+/// }
+/// ```
+///
+/// Nor after it was given back:
+///
+/// ```compile_fail,E0382
+/// # use kernel::prelude::*;
+/// # use rust_mmapdev::abstractions::mm::pagemap::PageCache;
+/// fn reset(cache: &PageCache) -> Result {
+///     let folio = cache.lock_folio(0).ok_or(EIO)?;
+///     drop(folio);
+///     folio.store(0, b"empty\0")
+/// }
+/// ```
+///
+/// Who has a reference has no lock yet:
+///
+/// ```compile_fail,E0423
+/// # use kernel::sync::aref::ARef;
+/// # use rust_mmapdev::abstractions::mm::folio::{Folio, LockedFolio};
+/// fn lock(folio: ARef<Folio>) -> LockedFolio {
+///     LockedFolio(folio)
+/// }
+/// ```
+pub struct LockedFolio(ARef<Folio>);
 
 impl LockedFolio {
     /// # Safety
@@ -270,6 +370,38 @@ impl LockedFolio {
     pub(crate) unsafe fn from_locked(folio: ARef<Folio>) -> Self {
         // INVARIANT: By the requirements of this function.
         Self(folio)
+    }
+
+    /// Stores `bytes` from `offset` on.
+    ///
+    /// EINVAL: not all of them lie in the folio; EIO: a memory error is among them.
+    pub fn store(&self, offset: usize, bytes: &[u8]) -> Result {
+        let mut bytes = bytes.iter();
+        self.with_mapped(offset, bytes.len(), |start, length| {
+            for (i, byte) in bytes.by_ref().take(length).enumerate() {
+                // SAFETY: The `length` bytes from `start` on may be written. User space may
+                // access them at the same time, hence volatile.
+                unsafe { start.add(i).write_volatile(*byte) };
+            }
+        })
+    }
+
+    /// Zeroes the `length` bytes from `offset` on, both multiples of the page size.
+    ///
+    /// EINVAL: not all of them lie in the folio, or not page by page; EIO: a memory error is among
+    /// them.
+    pub fn zero_pages(&self, offset: usize, length: usize) -> Result {
+        if (offset | length) % PAGE_SIZE != 0 {
+            return Err(EINVAL);
+        }
+        self.with_mapped(offset, length, |start, length| {
+            let start = start.cast::<usize>();
+            for word in 0..length / size_of::<usize>() {
+                // SAFETY: As in `store`; a page starts at a multiple of its size and so is aligned
+                // for words.
+                unsafe { start.add(word).write_volatile(0) };
+            }
+        })
     }
 
     /// The reference and the lock, for C code that puts and unlocks.
@@ -312,6 +444,18 @@ mod tests {
         Ok(folio)
     }
 
+    /// The same, locked.
+    fn locked_folio() -> Result<LockedFolio> {
+        let folio = folio()?;
+        // SAFETY: Nobody else knows the folio.
+        unsafe {
+            (*folio.as_ptr()).__bindgen_anon_1.__bindgen_anon_1.flags.f |=
+                1 << bindings::pageflags_PG_locked;
+        }
+        // SAFETY: It was locked just now.
+        Ok(unsafe { LockedFolio::from_locked(folio) })
+    }
+
     fn count(folio: &Folio) -> i32 {
         // SAFETY: The count of a folio that is in use.
         unsafe { bindings::atomic_read(folio.refcount()) }
@@ -339,6 +483,26 @@ mod tests {
     }
 
     #[test]
+    fn leaked_references_keep_it_for_good() -> Result {
+        let folio = folio()?;
+        // SAFETY: The count of a folio that nobody else knows.
+        let set = |count| unsafe { bindings::atomic_set(folio.refcount(), count) };
+        set(i32::MAX - 1);
+        let last = folio.clone();
+        let full = count(&folio);
+        let one_more = folio.clone();
+        let saturated = count(&folio);
+        drop((last, one_more));
+        let stays = count(&folio);
+        set(1);
+
+        assert_eq!(full, i32::MAX);
+        assert_eq!(saturated, i32::MIN / 2);
+        assert_eq!(stays, i32::MIN / 2 - 2);
+        Ok(())
+    }
+
+    #[test]
     fn no_folio_is_larger_than_the_allocator_has() {
         let new = |order| Folio::new(order, bindings::GFP_KERNEL).err();
         assert_eq!(new(bindings::MAX_PAGE_ORDER + 1), Some(EINVAL));
@@ -359,7 +523,7 @@ mod tests {
 
     #[test]
     fn nothing_outside_of_it_is_touched() -> Result {
-        let folio = folio()?;
+        let folio = locked_folio()?;
         let size = folio.size();
         let stored = [
             folio.store(size - 1, &[1]),
@@ -390,7 +554,7 @@ mod tests {
 
     #[test]
     fn bytes_are_stored_across_pages() -> Result {
-        let folio = folio()?;
+        let folio = locked_folio()?;
         folio.store(PAGE_SIZE - 1, &[1, 2])?;
         let found = [PAGE_SIZE - 2, PAGE_SIZE - 1, PAGE_SIZE, PAGE_SIZE + 1];
         let found = found.map(|offset| byte(&folio, offset));
@@ -401,7 +565,7 @@ mod tests {
 
     #[test]
     fn a_page_with_a_memory_error_is_left_alone() -> Result {
-        let folio = folio()?;
+        let folio = locked_folio()?;
         let size = folio.size();
         let all = folio.accessible(0, usize::MAX);
         let whole = !folio.has_hwpoisoned();
@@ -437,6 +601,9 @@ mod tests {
             folio.accessible(size, 1),
             folio.accessible(usize::MAX, usize::MAX),
         ];
+        let stored = [PAGE_SIZE, 2 * PAGE_SIZE, 3 * PAGE_SIZE]
+            .map(|offset| folio.store(offset - 1, &[1, 1]));
+        let zeroed = [0, 2 * PAGE_SIZE].map(|offset| folio.zero_pages(offset, PAGE_SIZE));
         set(false);
 
         assert_eq!(all, size);
@@ -455,20 +622,16 @@ mod tests {
                 0
             ]
         );
+        assert_eq!(stored, [Ok(()), Err(EIO), Err(EIO)]);
+        assert_eq!(zeroed, [Ok(()), Err(EIO)]);
         Ok(())
     }
 
     #[test]
     fn a_lock_ends_with_its_guard() -> Result {
-        let folio = folio()?;
+        let guard = locked_folio()?;
+        let folio = ARef::from(&*guard);
         let locked = |folio: &Folio| folio.test_head(bindings::pageflags_PG_locked);
-        // SAFETY: The flags of a folio that nobody else knows.
-        unsafe {
-            (*folio.as_ptr()).__bindgen_anon_1.__bindgen_anon_1.flags.f |=
-                1 << bindings::pageflags_PG_locked;
-        }
-        // SAFETY: It was locked just now.
-        let guard = unsafe { LockedFolio::from_locked(folio.clone()) };
         let (during, references) = (locked(&guard), count(&guard));
         drop(guard);
 

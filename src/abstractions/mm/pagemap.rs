@@ -5,23 +5,32 @@
 //! C headers: [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h),
 //! [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h)
 
-use core::ptr::{self, NonNull};
+use core::ptr::{
+    self,
+    NonNull, //
+};
 
 use kernel::{
-    error::{from_err_ptr, to_result},
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     page::PAGE_SIZE,
     prelude::*,
-    sync::aref::ARef,
+    sync::aref::ARef, //
 };
 
 use crate::abstractions::{
     bindings,
-    mm::folio::{Folio, LockedFolio},
-    task::fatal_signal_pending,
+    mm::folio::{
+        Folio,
+        LockedFolio, //
+    },
+    task::fatal_signal_pending, //
 };
 
-/// Size in bytes of a folio that one PMD entry maps.
-pub(crate) const HUGE_FOLIO_SIZE: usize = bindings::PMD_SIZE;
+/// Size in bytes of a folio that one PMD entry maps: `PMD_SIZE`.
+pub const HUGE_FOLIO_SIZE: usize = bindings::PMD_SIZE;
 
 /// All pages of a file that has no name and no store, in an inode of its own.
 ///
@@ -32,7 +41,27 @@ pub(crate) const HUGE_FOLIO_SIZE: usize = bindings::PMD_SIZE;
 ///
 /// `file` is a reference to an open file, whose inode's size is one page more than `page_count`, and
 /// each folio in its `i_mapping` is uptodate and dirty and lies within those `page_count` pages.
-pub(crate) struct PageCache {
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{page::PAGE_SIZE, prelude::*};
+/// use rust_mmapdev::abstractions::mm::pagemap::PageCache;
+///
+/// /// A cache of 16 pages that all begin with their number.
+/// fn numbered() -> Result<PageCache> {
+///     let cache = PageCache::new(c"numbered", 16)?;
+///     for index in 0..cache.page_count() {
+///         let folio = cache.lock_folio(index).ok_or(EIO)?;
+///         folio.store((index - folio.index()) * PAGE_SIZE, &[index as u8])?;
+///     }
+///     pr_info!("{} bytes stand in huge folios\n", cache.huge_size());
+///     Ok(cache)
+/// }
+/// # const __LOG_PREFIX: &[u8] = b"example\0";
+/// # fn main() {}
+/// ```
+pub struct PageCache {
     file: NonNull<bindings::file>,
     page_count: usize,
 }
@@ -86,7 +115,7 @@ impl PageCache {
     ///
     /// EINVAL: no file has so many pages; ENOMEM: not enough memory; EINTR: the caller is being
     /// killed. Nothing stays allocated then.
-    pub(crate) fn new(name: &CStr, page_count: usize) -> Result<Self> {
+    pub fn new(name: &CStr, page_count: usize) -> Result<Self> {
         // A page more than there are, or filemap_map_pages() maps nothing where there is no page
         // table yet and the last folio is the first of what it is to map.
         let size = page_count
@@ -187,21 +216,23 @@ impl PageCache {
 
     /// Number of pages.
     #[inline]
-    pub(crate) fn page_count(&self) -> usize {
+    pub fn page_count(&self) -> usize {
         self.page_count
     }
 
     /// The folio that has the page at `index`: `filemap_get_folio()`.
     ///
+    /// The reference keeps it allocated, and not in the file.
+    ///
     /// [`None`]: `index` is past the end, or a memory error has taken the page away.
     #[inline]
-    pub(crate) fn folio(&self, index: usize) -> Option<ARef<Folio>> {
+    pub fn folio(&self, index: usize) -> Option<ARef<Folio>> {
         self.find(index, 0)
     }
 
     /// The same, locked: `filemap_lock_folio()`. May sleep.
     #[inline]
-    pub(crate) fn lock_folio(&self, index: usize) -> Option<LockedFolio> {
+    pub fn lock_folio(&self, index: usize) -> Option<LockedFolio> {
         // The second flag spares a look for a mark of uncached I/O, which there is none of.
         let folio = self.find(index, bindings::FGP_LOCK | bindings::FGP_DONTCACHE)?;
         // SAFETY: The folio was found locked, for us.
@@ -222,7 +253,7 @@ impl PageCache {
     }
 
     /// How many bytes stand in folios of [`HUGE_FOLIO_SIZE`].
-    pub(crate) fn huge_size(&self) -> usize {
+    pub fn huge_size(&self) -> usize {
         let (mut index, mut size) = (0, 0);
         while index < self.page_count {
             let order = self.folio(index).map_or(0, |folio| folio.order());
@@ -247,7 +278,10 @@ impl Drop for PageCache {
 #[kunit_tests(rust_mmapdev_pagemap)]
 mod tests {
     use super::*;
-    use crate::abstractions::kunit::{map_count, references};
+    use crate::abstractions::kunit::{
+        map_count,
+        references, //
+    };
 
     const HUGE: usize = HUGE_FOLIO_SIZE / PAGE_SIZE;
 

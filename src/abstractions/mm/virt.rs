@@ -9,25 +9,115 @@ use core::marker::PhantomData;
 
 use kernel::{
     error::to_result,
-    mm::virt::{flags, VmaNew, VmaRef},
+    mm::virt::{
+        flags,
+        VmaNew,
+        VmaRef, //
+    },
     page::PAGE_SIZE,
     prelude::*,
-    types::ForeignOwnable,
+    types::ForeignOwnable, //
 };
 
 use crate::abstractions::{
     bindings,
-    mm::folio::{Folio, LockedFolio},
+    mm::folio::{
+        Folio,
+        LockedFolio, //
+    }, //
 };
 
 /// Operations of the VMAs of a file whose pages are page cache: `struct vm_operations_struct`.
-pub(crate) trait VmOperations {
-    /// The private data of the file.
-    type Data: ForeignOwnable;
+///
+/// # Examples
+///
+/// ```
+/// use kernel::sync::{Arc, ArcBorrow};
+/// use rust_mmapdev::abstractions::mm::{
+///     folio::LockedFolio,
+///     pagemap::PageCache,
+///     virt::{FaultError, VmOperations},
+/// };
+///
+/// struct Faults;
+///
+/// impl VmOperations for Faults {
+///     type Data = Arc<PageCache>;
+///
+///     fn fault(cache: ArcBorrow<'_, PageCache>, index: usize) -> Result<LockedFolio, FaultError> {
+///         if index >= cache.page_count() {
+///             return Err(FaultError::Sigbus);
+///         }
+///         cache.lock_folio(index).ok_or(FaultError::HwPoison)
+///     }
+/// }
+/// ```
+///
+/// A fault that has found nothing does not succeed, and so is not made again for ever:
+///
+/// ```compile_fail,E0308
+/// # use kernel::sync::{Arc, ArcBorrow};
+/// # use rust_mmapdev::abstractions::mm::{
+/// #     folio::LockedFolio,
+/// #     pagemap::PageCache,
+/// #     virt::{FaultError, VmOperations},
+/// # };
+/// # struct Faults;
+/// impl VmOperations for Faults {
+///     type Data = Arc<PageCache>;
+///
+///     fn fault(cache: ArcBorrow<'_, PageCache>, index: usize) -> Result<LockedFolio, FaultError> {
+///         Ok(())
+///     }
+/// }
+/// ```
+///
+/// A folio that is not locked could leave the file before it is mapped:
+///
+/// ```compile_fail,E0308
+/// # use kernel::sync::{Arc, ArcBorrow};
+/// # use rust_mmapdev::abstractions::mm::{
+/// #     folio::LockedFolio,
+/// #     pagemap::PageCache,
+/// #     virt::{FaultError, VmOperations},
+/// # };
+/// # struct Faults;
+/// impl VmOperations for Faults {
+///     type Data = Arc<PageCache>;
+///
+///     fn fault(cache: ArcBorrow<'_, PageCache>, index: usize) -> Result<LockedFolio, FaultError> {
+///         cache.folio(index).ok_or(FaultError::HwPoison)
+///     }
+/// }
+/// ```
+///
+/// Many threads fault at once:
+///
+/// ```compile_fail,E0277
+/// # use core::cell::Cell;
+/// # use kernel::prelude::*;
+/// # use rust_mmapdev::abstractions::mm::{
+/// #     folio::LockedFolio,
+/// #     virt::{FaultError, VmOperations},
+/// # };
+/// # struct Faults;
+/// impl VmOperations for Faults {
+///     type Data = KBox<Cell<usize>>;
+///
+///     fn fault(count: &Cell<usize>, _index: usize) -> Result<LockedFolio, FaultError> {
+///         count.set(count.get() + 1);
+///         Err(FaultError::Sigbus)
+///     }
+/// }
+/// ```
+pub trait VmOperations {
+    /// The private data of the file. Faults come from many threads at once.
+    type Data: ForeignOwnable + Send + Sync + 'static;
 
     /// An access found no page: gives the folio that has the page at `index` of the file.
     ///
-    /// May sleep. A folio without the page is taken for [`FaultError::Sigbus`].
+    /// May sleep. A folio without the page, or of another file's page cache, is taken for
+    /// [`FaultError::Sigbus`].
     fn fault(
         data: <Self::Data as ForeignOwnable>::Borrowed<'_>,
         index: usize,
@@ -37,7 +127,7 @@ pub(crate) trait VmOperations {
 /// Why there is no page: `enum vm_fault_reason`. A system call that was to access it fails with
 /// EFAULT, a process gets a signal.
 #[derive(Clone, Copy)]
-pub(crate) enum FaultError {
+pub enum FaultError {
     /// It lies past the end of the file: SIGBUS with BUS_ADRERR.
     Sigbus,
     /// A memory error has taken it: SIGBUS with BUS_MCEERR_AR.
@@ -55,14 +145,85 @@ impl FaultError {
 
 /// The [`VmOperations`] of a VMA of a file with private data `P`. An mmap handler returns them, and
 /// its caller, which knows the file, installs them.
-pub(crate) struct VmaOperations<P: ForeignOwnable> {
+///
+/// # Invariants
+///
+/// `table` is that of an implementation of [`VmOperations`] whose data is `P`.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{mm::virt::VmaNew, prelude::*, sync::Arc};
+/// use rust_mmapdev::abstractions::mm::{pagemap::PageCache, virt::VmaOperations};
+/// # use kernel::sync::ArcBorrow;
+/// # use rust_mmapdev::abstractions::mm::{
+/// #     folio::LockedFolio,
+/// #     virt::{FaultError, VmOperations},
+/// # };
+/// # struct Faults;
+/// # impl VmOperations for Faults {
+/// #     type Data = Arc<PageCache>;
+/// #     fn fault(_: ArcBorrow<'_, PageCache>, _: usize) -> Result<LockedFolio, FaultError> {
+/// #         Err(FaultError::Sigbus)
+/// #     }
+/// # }
+///
+/// fn mmap(vma: &VmaNew) -> Result<VmaOperations<Arc<PageCache>>> {
+///     vma.try_clear_mayexec()?;
+///     Ok(VmaOperations::of::<Faults>())
+/// }
+/// ```
+///
+/// They are no operations for a file with other private data:
+///
+/// ```compile_fail,E0308
+/// # use kernel::{prelude::*, sync::{Arc, ArcBorrow}};
+/// # use rust_mmapdev::abstractions::mm::{
+/// #     folio::LockedFolio,
+/// #     pagemap::PageCache,
+/// #     virt::{FaultError, VmOperations, VmaOperations},
+/// # };
+/// # struct Faults;
+/// # impl VmOperations for Faults {
+/// #     type Data = Arc<PageCache>;
+/// #     fn fault(_: ArcBorrow<'_, PageCache>, _: usize) -> Result<LockedFolio, FaultError> {
+/// #         Err(FaultError::Sigbus)
+/// #     }
+/// # }
+/// fn mmap() -> VmaOperations<KBox<PageCache>> {
+///     VmaOperations::of::<Faults>()
+/// }
+/// ```
+///
+/// Only who calls the mmap handler installs them:
+///
+/// ```compile_fail,E0624
+/// # use kernel::{mm::virt::VmaNew, sync::Arc};
+/// # use rust_mmapdev::abstractions::mm::{pagemap::PageCache, virt::VmaOperations};
+/// fn mmap(vma: &VmaNew, operations: VmaOperations<Arc<PageCache>>) {
+///     unsafe { operations.install(vma) };
+/// }
+/// ```
+///
+/// And only what implements the trait is in their table:
+///
+/// ```compile_fail,E0451
+/// # use core::marker::PhantomData;
+/// # use kernel::{bindings::vm_operations_struct, sync::Arc};
+/// # use rust_mmapdev::abstractions::mm::{pagemap::PageCache, virt::VmaOperations};
+/// fn made_up(table: &'static vm_operations_struct) -> VmaOperations<Arc<PageCache>> {
+///     VmaOperations { table, _data: PhantomData }
+/// }
+/// ```
+pub struct VmaOperations<P: ForeignOwnable> {
     table: &'static bindings::vm_operations_struct,
     _data: PhantomData<P>,
 }
 
 impl<P: ForeignOwnable> VmaOperations<P> {
     /// The operations that `T` implements.
-    pub(crate) fn of<T: VmOperations<Data = P>>() -> Self {
+    pub fn of<T: VmOperations<Data = P>>() -> Self {
+        // INVARIANT: It is that of `T`.
         Self {
             table: &VmOperationsVTable::<T>::VTABLE,
             _data: PhantomData,
@@ -71,20 +232,72 @@ impl<P: ForeignOwnable> VmaOperations<P> {
 
     /// Gives them to a VMA.
     ///
+    /// EINVAL: it has VM_MIXEDMAP, with which the core does not take PMD entries for a file's.
+    ///
     /// # Safety
     ///
     /// The VMA's file must hold the module that the operations are in, and its private data be a
     /// foreign `P` for as long as the file exists.
-    pub(crate) unsafe fn install(self, vma: &VmaNew) {
+    pub(crate) unsafe fn install(self, vma: &VmaNew) -> Result {
+        if vma.flags() & flags::MIXEDMAP != 0 {
+            return Err(EINVAL);
+        }
         // SAFETY: By its type invariants the VMA is being set up, so that nobody else uses this
-        // field. What the table expects is what the caller promises.
+        // field. What the table expects is what the caller promises, by the type invariants.
         unsafe { (*vma.as_ptr()).vm_ops = self.table };
+        Ok(())
     }
 }
 
 /// What [`VmaNew`] has no method for.
-pub(crate) trait VmaNewExt {
-    /// Index in the file of the first page of the VMA.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{mm::virt::VmaNew, page::PAGE_SIZE, prelude::*};
+/// use rust_mmapdev::abstractions::mm::{pagemap::PageCache, virt::VmaNewExt};
+///
+/// /// Maps one page at once. ENXIO: there is no such page.
+/// fn map_one(cache: &PageCache, vma: &VmaNew) -> Result {
+///     if vma.end() - vma.start() > PAGE_SIZE || vma.locked() {
+///         return Err(EINVAL);
+///     }
+///     let folio = cache.folio(vma.pgoff()).ok_or(ENXIO)?;
+///     vma.insert_page(vma.start(), &folio, vma.pgoff())
+/// }
+/// ```
+///
+/// A VMA is new while the mmap handler runs and no longer:
+///
+/// ```compile_fail,E0521
+/// # use kernel::mm::virt::VmaNew;
+/// # fn keep(_vma: &'static VmaNew) {}
+/// fn mmap(vma: &VmaNew) {
+///     keep(vma);
+/// }
+/// ```
+///
+/// And on the thread that made it:
+///
+/// ```compile_fail,E0277
+/// # use kernel::mm::virt::VmaNew;
+/// # fn give_away<T: Send>(_: T) {}
+/// fn mmap(vma: &VmaNew) {
+///     give_away(vma);
+/// }
+/// ```
+///
+/// One that processes use already is not one:
+///
+/// ```compile_fail,E0599
+/// # use kernel::{mm::virt::VmaRef, prelude::*};
+/// # use rust_mmapdev::abstractions::mm::{folio::Folio, virt::VmaNewExt};
+/// fn later(vma: &VmaRef, folio: &Folio) -> Result {
+///     vma.insert_page(vma.start(), folio, 0)
+/// }
+/// ```
+pub trait VmaNewExt {
+    /// Index in the file of the first page of the VMA: `vm_pgoff`.
     fn pgoff(&self) -> usize;
 
     /// Whether pages are to be locked as they are mapped: `VM_LOCKED`.
@@ -96,8 +309,9 @@ pub(crate) trait VmaNewExt {
     /// It goes in with the VMA's own protection, read-only where the mapping is private. The VMA
     /// stays an ordinary one.
     ///
-    /// EINVAL: it is no page of the folio; EFAULT: the address is outside of the VMA; EBUSY:
-    /// something is mapped there; ENOMEM: no memory for page tables.
+    /// EINVAL: it is no page of the folio, or the folio none of the file's; EFAULT: the address is
+    /// outside of the VMA; EBUSY: something is mapped there; ENOMEM: no memory for page tables;
+    /// EIO: the page has a memory error.
     fn insert_page(&self, address: usize, folio: &Folio, index: usize) -> Result;
 }
 
@@ -114,6 +328,16 @@ impl VmaNewExt for VmaNew {
 
     fn insert_page(&self, address: usize, folio: &Folio, index: usize) -> Result {
         let page = folio.file_page(index).ok_or(EINVAL)?;
+        // SAFETY: By the type invariants the VMA is valid and its mmap lock is held; it keeps its
+        // file.
+        let mapping = unsafe { (*self.as_ptr()).vm_file.as_ref().map(|file| file.f_mapping) };
+        // Another file does not know who maps its pages, and frees them all the same in the end.
+        if !mapping.is_some_and(|mapping| folio.belongs_to(mapping)) {
+            return Err(EINVAL);
+        }
+        if folio.accessible((index - folio.index()) * PAGE_SIZE, PAGE_SIZE) == 0 {
+            return Err(EIO);
+        }
         let before = self.flags();
         self.set_mixedmap();
         // SAFETY: By the type invariants the VMA is valid and its mmap lock is held, and
@@ -153,8 +377,15 @@ impl<T: VmOperations> VmOperationsVTable<T> {
     ) -> Result<LockedFolio, FaultError> {
         // SAFETY: The VMA is locked and so keeps its file. By the promise made when the table was
         // installed, its private data is this, and stays for as long as the file.
-        let data = unsafe { T::Data::borrow((*(*vma(vmf)).vm_file).private_data) };
-        T::fault(data, index)
+        let (data, mapping) = unsafe {
+            let file = (*vma(vmf)).vm_file;
+            (T::Data::borrow((*file).private_data), (*file).f_mapping)
+        };
+        // Another file does not know who maps its pages, and frees them all the same in the end.
+        match T::fault(data, index) {
+            Ok(folio) if !folio.belongs_to(mapping) => Err(FaultError::Sigbus),
+            result => result,
+        }
     }
 
     /// # Safety
@@ -411,15 +642,33 @@ unsafe fn map_around(vmf: *mut bindings::vm_fault) -> Reason {
 
 #[kunit_tests(rust_mmapdev_virt)]
 mod tests {
-    use core::ptr::NonNull;
+    use core::ptr::{
+        self,
+        NonNull, //
+    };
 
     use kernel::{
+        fs::File,
         mm::virt::vm_flags_t,
-        sync::{aref::ARef, Arc, ArcBorrow},
+        sync::{
+            aref::ARef,
+            Arc,
+            ArcBorrow, //
+        }, //
     };
 
     use super::*;
-    use crate::abstractions::mm::pagemap::PageCache;
+    use crate::abstractions::{
+        kunit::{
+            AddressSpace,
+            KernelFile, //
+        },
+        miscdevice::{
+            MiscDevice,
+            MiscDeviceRegistration, //
+        },
+        mm::pagemap::PageCache, //
+    };
 
     /// Answers each fault with a folio, or an error.
     struct Probe(Result<PageCache, FaultError>);
@@ -439,8 +688,12 @@ mod tests {
         }
     }
 
-    /// What a fault at page `pgoff` of a file gives, and in which page.
-    fn fault(probe: Probe, pgoff: usize) -> Result<(Reason, *mut bindings::page)> {
+    /// What a fault at page `pgoff` of the file that `mapping` belongs to gives, and in which page.
+    fn fault(
+        probe: Probe,
+        mapping: *mut bindings::address_space,
+        pgoff: usize,
+    ) -> Result<(Reason, *mut bindings::page)> {
         let probe = Arc::new(probe, GFP_KERNEL)?;
         let file = KBox::new(pin_init::zeroed::<bindings::file>(), GFP_KERNEL)?;
         let file = KBox::into_raw(file);
@@ -450,10 +703,11 @@ mod tests {
         // nor the VMA, which counts as one that is being set up. There is no other fault in it.
         unsafe {
             (*file).private_data = probe.into_foreign();
+            (*file).f_mapping = mapping;
             vma.vm_file = file;
             // So that nothing is mapped around.
             vma.__bindgen_anon_2.vm_flags = bindings::__VM_UFFD_FLAGS;
-            VmaOperations::of::<Probe>().install(VmaNew::from_raw(&raw mut vma));
+            VmaOperations::of::<Probe>().install(VmaNew::from_raw(&raw mut vma))?;
             vmf.__bindgen_anon_1.vma = &raw mut vma;
             vmf.__bindgen_anon_1.pgoff = pgoff;
             let reason = (*vma.vm_ops).fault.map_or(0, |fault| fault(&raw mut vmf));
@@ -498,13 +752,74 @@ mod tests {
                 bindings::vm_fault_reason_VM_FAULT_SIGBUS,
             ),
         ] {
-            assert_eq!(fault(Probe(Err(error)), PGOFF)?.0, expected);
+            let found = fault(Probe(Err(error)), ptr::null_mut(), PGOFF)?;
+            assert_eq!(found, (expected, ptr::null_mut()));
         }
-        // A folio that does not have the page.
-        let (reason, page) = fault(Probe(Ok(PageCache::new(c"kunit", 1)?)), PGOFF)?;
-        assert_eq!(reason, bindings::vm_fault_reason_VM_FAULT_SIGBUS);
-        assert!(page.is_null());
         Ok(())
+    }
+
+    #[test]
+    fn a_folio_that_does_not_fit_is_not_mapped() -> Result {
+        let nothing = (bindings::vm_fault_reason_VM_FAULT_SIGBUS, ptr::null_mut());
+        // It does not have the page.
+        let pages = PageCache::new(c"kunit", 1)?;
+        let mapping = pages.mapping();
+        assert_eq!(fault(Probe(Ok(pages)), mapping, PGOFF)?, nothing);
+        // It has, and is of another file.
+        let other = PageCache::new(c"kunit", 4)?;
+        let pages = PageCache::new(c"kunit", 4)?;
+        assert_eq!(fault(Probe(Ok(pages)), other.mapping(), PGOFF)?, nothing);
+        Ok(())
+    }
+
+    /// A device that maps a page of a file that is not its own.
+    struct Stray;
+
+    #[vtable]
+    impl MiscDevice for Stray {
+        type Ptr = KBox<[PageCache; 2]>;
+        type RegistrationData = ();
+
+        fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Self::Ptr> {
+            Err(ENODEV)
+        }
+
+        fn page_cache<'a>(caches: &'a &[PageCache; 2]) -> &'a PageCache {
+            &caches[0]
+        }
+
+        fn mmap(caches: &[PageCache; 2], vma: &VmaNew) -> Result<Option<VmaOperations<Self::Ptr>>> {
+            // Two pages stand for the other cache, one for its own.
+            let count = (vma.end() - vma.start()) / PAGE_SIZE;
+            let folio = caches[count - 1].folio(0).ok_or(ENOENT)?;
+            vma.insert_page(vma.start(), &folio, 0)?;
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn a_page_of_another_file_is_not_mapped() -> Result {
+        let caches = [PageCache::new(c"kunit", 1)?, PageCache::new(c"kunit", 1)?];
+        let file = KernelFile::new::<Stray>(KBox::new(caches, GFP_KERNEL)?)?;
+        let space = AddressSpace::new()?;
+        let [own, other] = [1, 2].map(|count| space.map_shared(&file, count).err());
+        drop((space, file));
+
+        assert_eq!((own, other), (None, Some(EINVAL)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_mixed_map_gets_no_operations() {
+        let mut vma: bindings::vm_area_struct = pin_init::zeroed();
+        // SAFETY: Nobody else knows the VMA, which counts as one that is being set up.
+        let new = unsafe { VmaNew::from_raw(&raw mut vma) };
+        new.set_mixedmap();
+        // SAFETY: There will be no fault in it.
+        let refused = unsafe { VmaOperations::of::<Probe>().install(new) };
+
+        assert_eq!(refused, Err(EINVAL));
+        assert!(vma.vm_ops.is_null());
     }
 
     #[test]
@@ -515,7 +830,8 @@ mod tests {
         // The probe gives the first one, which need not have this page.
         let has_it = folio.index() == 0;
         drop(folio);
-        let (reason, found) = fault(Probe(Ok(pages)), PGOFF)?;
+        let mapping = pages.mapping();
+        let (reason, found) = fault(Probe(Ok(pages)), mapping, PGOFF)?;
         if has_it {
             assert_eq!(reason, bindings::vm_fault_reason_VM_FAULT_LOCKED);
             assert_eq!(found, page);

@@ -24,9 +24,12 @@ use rustix::{
     time::Timespec,
 };
 
-use crate::support::{
-    module,
-    process::{Link, Role},
+use crate::{
+    guide::readme::tests_of_section,
+    support::{
+        module,
+        process::{Link, ROLES},
+    },
 };
 
 /// How long one test may take. Most take a few milliseconds, the longest some seconds in an
@@ -57,13 +60,19 @@ pub struct Test {
     pub body: fn(),
 }
 
-/// The table of a file's tests. A function that is left out is dead code, which is an error.
+/// Every file's tests.
+#[linkme::distributed_slice]
+pub static TESTS: [&[Test]];
+
+/// The list of a file's tests. A function that is left out is dead code, which is an error.
 macro_rules! tests {
     ($($name:ident),* $(,)?) => {
-        pub const TESTS: &[crate::harness::Test] = &[$(crate::harness::Test {
+        const TESTS: &[$crate::harness::Test] = &[$($crate::harness::Test {
             path: concat!(module_path!(), "::", stringify!($name)),
             body: $name,
         }),*];
+        #[linkme::distributed_slice($crate::harness::TESTS)]
+        static LISTED: &[$crate::harness::Test] = TESTS;
     };
 }
 pub(crate) use tests;
@@ -76,6 +85,11 @@ impl Test {
             .expect("a test lives in a module")
             .1
     }
+}
+
+/// The names of all tests.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    TESTS.iter().copied().flatten().map(Test::name)
 }
 
 /// Ends the running test as skipped.
@@ -111,7 +125,11 @@ fn number(key: &str) -> Option<u64> {
 
 /// What `main` does: one test or one role, when this is the process of such a one, and otherwise
 /// all that the arguments ask for.
-pub fn main(tests: Vec<&'static Test>, roles: &[&Role]) -> ExitCode {
+pub fn main() -> ExitCode {
+    let mut files: Vec<_> = TESTS.iter().collect();
+    // In no order of its own.
+    files.sort_by_key(|tests| tests[0].path);
+    let tests: Vec<_> = files.into_iter().copied().flatten().collect();
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--test-process", name] => {
@@ -120,7 +138,7 @@ pub fn main(tests: Vec<&'static Test>, roles: &[&Role]) -> ExitCode {
             ExitCode::SUCCESS
         }
         ["--role", name, ..] => {
-            let role = roles.iter().find(|role| role.name == name);
+            let role = ROLES.iter().find(|role| role.name == name);
             (role.expect("a test names a role").body)(&Link::of_role(), &args[2..]);
             ExitCode::SUCCESS
         }
@@ -149,7 +167,7 @@ fn take_options(args: &mut Vec<String>) -> Vec<(&'static str, String)> {
     environment
 }
 
-fn run_all(tests: Vec<&'static Test>, mut args: Vec<String>) -> ExitCode {
+fn run_all(mut tests: Vec<&'static Test>, mut args: Vec<String>) -> ExitCode {
     let environment: &'static [_] = take_options(&mut args).leak();
     let mut arguments = Arguments::from_iter(std::iter::once("device".into()).chain(args));
     // All tests share the one device.
@@ -160,6 +178,10 @@ fn run_all(tests: Vec<&'static Test>, mut args: Vec<String>) -> ExitCode {
             module::FILE
         );
         return ExitCode::from(2);
+    }
+    if let Some(parts) = arguments.filter.as_deref().and_then(tests_of_section) {
+        tests.retain(|test| parts.iter().any(|part| test.name().contains(part)));
+        arguments.filter = None;
     }
     // What a test leaves behind is handed to this process, which ends it.
     set_child_subreaper(Pid::from_raw(1)).expect("PR_SET_CHILD_SUBREAPER");

@@ -118,8 +118,8 @@ pub const MUTANTS: &[Mutant] = &[
         "a new buffer holds a text",
         BUFFER,
         [
-            "        pages.folio(0).ok_or(EIO)?.store(0, INITIAL_CONTENT)?;\n",
-            "        let _ = (INITIAL_CONTENT, Folio::store);\n",
+            "        pages.lock_folio(0).ok_or(EIO)?.store(0, INITIAL_CONTENT)?;\n",
+            "        let _ = (INITIAL_CONTENT, LockedFolio::store);\n",
         ],
         "content::a_new_buffer",
     ),
@@ -486,15 +486,15 @@ pub const MUTANTS: &[Mutant] = &[
             "if count == 1 && !vma.locked() {",
             "let _ = vma.locked();\n    if count == 1 {",
         ],
-        "s3_2_flags_locked",
+        "mmap::flags_locked",
     ),
     mutant(
         "insertion_of_a_bad_page",
         "a page with a memory error is never mapped",
-        MAPPING,
+        VIRT,
         [
-            "if folio.accessible((first - folio.index()) * PAGE_SIZE, PAGE_SIZE) > 0 {",
-            "if folio.order() < 64 {",
+            "if folio.accessible((index - folio.index()) * PAGE_SIZE, PAGE_SIZE) == 0 {",
+            "if folio.order() == 64 {",
         ],
         "poison::",
     ),
@@ -530,7 +530,7 @@ pub const MUTANTS: &[Mutant] = &[
             "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n",
             "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n    vma.set_dontexpand();\n",
         ],
-        "mmap::mremap_grows",
+        "mremap::grows",
     ),
     mutant(
         "mappings_are_mixed",
@@ -600,7 +600,7 @@ pub const MUTANTS: &[Mutant] = &[
             "        if index >= buffer.page_count() {",
             "        if index > buffer.page_count() {",
         ],
-        "s6_2_access_past",
+        "mremap::grows_past",
     ),
     mutant(
         "a_memory_error_is_past_the_end",
@@ -1015,7 +1015,7 @@ pub const MUTANTS: &[Mutant] = &[
             "            bindings::folio_mark_dirty(folio.as_ptr());\n",
             "",
         ],
-        "s2_the_pages_are",
+        "content::the_pages_are",
     ),
     mutant(
         "pages_stay",
@@ -1055,7 +1055,7 @@ pub const MUTANTS: &[Mutant] = &[
             "(*inode).i_size = size;",
             "(*inode).i_size = size - PAGE_SIZE as bindings::loff_t;",
         ],
-        "s5_2_first_touch",
+        "cost::first_touch",
     ),
     mutant(
         "pages_evictable",
@@ -1224,7 +1224,7 @@ pub const MUTANTS: &[Mutant] = &[
         "one fault brings all that a page table holds",
         VIRT,
         ["        map_pages: Some(Self::map_pages),\n", ""],
-        "s5_2_first_touch",
+        "cost::first_touch",
     ),
     mutant(
         "no_huge_faults",
@@ -1254,7 +1254,7 @@ pub const MUTANTS: &[Mutant] = &[
             "if (!write || is_shared_write(vmf)) && !is_tracked(vma(vmf)) {",
             "if !write && !is_tracked(vma(vmf)) {",
         ],
-        "s5_2_first_touch",
+        "cost::first_touch",
     ),
     mutant(
         "private_stores_bring_the_others",
@@ -1424,7 +1424,7 @@ pub const MUTANTS: &[Mutant] = &[
             "pages: (last - start) / PAGE_SIZE + 1,",
             "pages: ((last - start) / PAGE_SIZE).max(1),",
         ],
-        "s5_2_first_touch",
+        "cost::first_touch",
     ),
     mutant(
         "mmap_counts_from_page_0",
@@ -1444,7 +1444,7 @@ pub const MUTANTS: &[Mutant] = &[
             "self.flags() & bindings::VM_LOCKED != 0",
             "self.flags() & bindings::VM_LOCKED == 1",
         ],
-        "s3_2_flags_locked",
+        "mmap::flags_locked",
     ),
     mutant(
         "mappings_stay_mixed",
@@ -1474,7 +1474,7 @@ pub const MUTANTS: &[Mutant] = &[
             "Self::Sigbus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,",
             "Self::Sigbus => bindings::vm_fault_reason_VM_FAULT_HWPOISON,",
         ],
-        "s6_2_access_past",
+        "mremap::grows_past",
     ),
     mutant(
         "a_memory_error_is_sigbus",

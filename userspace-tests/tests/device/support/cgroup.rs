@@ -3,6 +3,8 @@
 
 use std::{fs, ptr, thread::sleep, time::Duration};
 
+use super::proc::number;
+
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// A memory cgroup of a test's own, removed when dropped.
@@ -48,11 +50,7 @@ impl Cgroup {
 
     /// Processes that the OOM killer ended for it.
     pub fn oom_kills(&self) -> u64 {
-        let events = self.get("memory.events");
-        let line = events
-            .lines()
-            .find_map(|line| line.strip_prefix("oom_kill "));
-        line.expect("oom_kill").parse().expect("a number")
+        number(&self.get("memory.events"), "oom_kill")
     }
 }
 

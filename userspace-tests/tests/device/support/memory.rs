@@ -10,6 +10,7 @@ use std::{
     ops::Range,
     os::{fd::AsFd, unix::fs::FileExt},
     ptr,
+    str::FromStr,
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
@@ -51,10 +52,75 @@ pub fn vma_range(line: &str) -> Range<usize> {
     address(start)..address(end)
 }
 
+/// The value in a line `name: value` or `name value` of a file of /proc or of a cgroup, without the
+/// unit kB.
+pub fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let value = line.trim_start().strip_prefix(name)?;
+        let value = value.strip_prefix([':', ' '])?.trim();
+        Some(value.strip_suffix(" kB").unwrap_or(value))
+    })
+}
+
+/// A field that is a number.
+#[track_caller]
+pub fn number<T: FromStr>(text: &str, name: &str) -> T {
+    let value = field(text, name).and_then(|value| value.parse().ok());
+    value.unwrap_or_else(|| panic!("no number {name} in\n{text}"))
+}
+
 /// The errno of a call through libc that has failed just now.
 fn last_errno() -> io::Errno {
     let error = std::io::Error::last_os_error();
     io::Errno::from_io_error(&error).expect("an error of the system")
+}
+
+/// Copies `buf.len()` bytes from `source` on into `buf`, a word at a time where the memory is aligned
+/// for it: a slice of memory that others write to would be undefined behaviour.
+///
+/// # Safety
+///
+/// The bytes are mapped, or the caller is to die of a signal.
+pub unsafe fn copy_out(mut source: *const u8, mut buf: &mut [u8]) {
+    while !buf.is_empty() {
+        let step = if source.cast::<u64>().is_aligned() && buf.len() >= size_of::<u64>() {
+            // SAFETY: aligned, and in the caller's range.
+            let word = unsafe { source.cast::<u64>().read_volatile() };
+            buf[..size_of::<u64>()].copy_from_slice(&word.to_ne_bytes());
+            size_of::<u64>()
+        } else {
+            // SAFETY: in the caller's range.
+            buf[0] = unsafe { source.read_volatile() };
+            1
+        };
+        source = source.wrapping_add(step);
+        buf = &mut buf[step..];
+    }
+}
+
+/// Copies `bytes` to `target` likewise.
+///
+/// # Safety
+///
+/// As above; and no Rust reference points there.
+pub unsafe fn copy_in(mut target: *mut u8, mut bytes: &[u8]) {
+    while let Some(&byte) = bytes.first() {
+        let step = match bytes.first_chunk() {
+            Some(word) if target.cast::<u64>().is_aligned() => {
+                let word = u64::from_ne_bytes(*word);
+                // SAFETY: aligned, and in the caller's range.
+                unsafe { target.cast::<u64>().write_volatile(word) };
+                size_of::<u64>()
+            }
+            _ => {
+                // SAFETY: in the caller's range.
+                unsafe { target.write_volatile(byte) };
+                1
+            }
+        };
+        target = target.wrapping_add(step);
+        bytes = &bytes[step..];
+    }
 }
 
 /// A range of mapped memory, unmapped when dropped.
@@ -208,7 +274,7 @@ impl Map {
         assert!(offset + len <= self.len);
         let mut bytes = vec![0; len];
         // SAFETY: the range lies in the mapping; where it is not readable the test is to die.
-        unsafe { rust_mmapdev::volatile::read(self.at(offset), &mut bytes) };
+        unsafe { copy_out(self.at(offset), &mut bytes) };
         bytes
     }
 
@@ -221,7 +287,7 @@ impl Map {
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         assert!(offset + bytes.len() <= self.len);
         // SAFETY: the range lies in the mapping; where it is not writable the test is to die.
-        unsafe { rust_mmapdev::volatile::write(self.at(offset), bytes) };
+        unsafe { copy_in(self.at(offset), bytes) };
     }
 
     pub fn u32(&self, offset: usize) -> &AtomicU32 {
@@ -370,16 +436,7 @@ impl Map {
 
     /// A field of `smaps` in KiB.
     pub fn smaps_kib(&self, field: &str) -> usize {
-        let smaps = self.smaps();
-        let value = smaps
-            .lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        let value = value.and_then(|value| value.trim().strip_suffix(" kB"));
-        value
-            .unwrap_or_else(|| panic!("no {field} in\n{smaps}"))
-            .trim()
-            .parse()
-            .expect("a number")
+        number(&self.smaps(), field)
     }
 
     /// Sum of fields of smaps over all the VMAs in the range, in bytes.

@@ -5,13 +5,14 @@ pub mod cgroup;
 pub mod injection;
 pub mod large;
 pub mod memory;
+pub mod missing_page;
 pub mod module;
 pub mod proc;
 pub mod process;
 pub mod seccomp;
+pub mod signal;
+pub mod sysctl;
 pub mod touch;
-pub mod weather;
-pub mod withheld;
 
 use std::{fmt::Debug, fs::File, os::fd::OwnedFd};
 

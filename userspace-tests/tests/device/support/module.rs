@@ -10,7 +10,7 @@ use rustix::{
     system::{delete_module, finit_module},
 };
 
-use super::pwrite;
+use super::{proc::number, pwrite};
 
 /// Where `scripts/vm-run` puts the module.
 pub const FILE: &str = "/rust_mmapdev.ko";
@@ -106,11 +106,7 @@ pub fn fdinfo(fd: &impl std::os::fd::AsRawFd, field: &str) -> u64 {
 pub fn fdinfo_of(pid: &str, fd: i32, field: &str) -> u64 {
     let path = format!("/proc/{pid}/fdinfo/{fd}");
     let text = fs::read_to_string(&path).unwrap_or_else(|err| panic!("{path}: {err}"));
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let value = value.unwrap_or_else(|| panic!("{path} has no line `{field}:`:\n{text}"));
-    value.trim().parse().expect("the field is a number")
+    number(&text, field)
 }
 
 /// Mappings of the buffer that live: its VMAs, in all processes.

@@ -13,7 +13,7 @@ use rustix::{
     param::page_size as page,
 };
 
-pub use super::memory::vma_range;
+pub use super::memory::{field, number, vma_range};
 
 /// Minor and major faults of this process so far: getrusage(2).
 pub fn faults() -> (i64, i64) {
@@ -59,33 +59,19 @@ pub fn status_kib(field: &str) -> usize {
     let read = || fs::read_to_string("/proc/self/status").expect("status");
     // Reading takes memory too, the first time: that is not to show in a difference.
     drop(read());
-    let status = read();
-    let value = status.lines().find_map(|line| {
-        line.strip_prefix(field)?
-            .strip_prefix(':')?
-            .strip_suffix("kB")
-    });
-    let value = value.unwrap_or_else(|| panic!("no {field} in\n{status}"));
-    value.trim().parse().expect("a number")
+    number(&read(), field)
 }
 
 /// A field of /proc/meminfo in bytes.
 pub fn meminfo(field: &str) -> i64 {
     let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let value = value.and_then(|value| value.trim().strip_suffix(" kB"));
-    let kib: i64 = value.expect("a field in kB").parse().expect("a number");
-    kib * 1024
+    number::<i64>(&text, field) * 1024
 }
 
 /// A number in /proc/vmstat.
 pub fn vmstat(name: &str) -> i64 {
     let text = fs::read_to_string("/proc/vmstat").expect("vmstat");
-    let mut words = text.lines().filter_map(|line| line.split_once(' '));
-    let (_, value) = words.find(|(word, _)| *word == name).expect(name);
-    value.parse().expect("a number")
+    number(&text, name)
 }
 
 /// A file below /proc/sys or /sys that a test writes to: when dropped, it holds what it did before.

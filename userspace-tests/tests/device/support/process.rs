@@ -21,7 +21,10 @@ use rustix::{
     process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid},
 };
 
-use super::memory::{Advice, Map};
+use super::{
+    memory::{Advice, Map},
+    system_call,
+};
 
 /// One end of a line between two processes. Waiting ends with a panic when the other is gone.
 #[derive(Debug)]
@@ -115,25 +118,40 @@ pub struct Child {
     ended: bool,
 }
 
+/// fork(2): the child's pid, and [`None`] in the child. In a process of several threads the child is
+/// to need no lock of theirs.
+pub fn try_fork() -> io::Result<Option<Pid>> {
+    // SAFETY: libc's fork leaves the child a heap that works; for the rest, see above.
+    let pid = system_call(unsafe { libc::fork() })?;
+    Ok(Pid::from_raw(pid as i32))
+}
+
+/// Ends the process, whatever its other threads do, without running what its parent has registered.
+pub fn end(status: i32) -> ! {
+    // SAFETY: nothing is run but the kernel's exit.
+    unsafe { libc::_exit(status) }
+}
+
 /// Forks; the child runs `body` and ends with it.
 pub fn fork(body: impl FnOnce(&Link)) -> Child {
     let (ours, theirs) = Link::pair();
-    // SAFETY: a test's process has one thread when it forks, so the child may do everything.
-    match unsafe { libc::fork() } {
-        -1 => panic!("fork: {}", std::io::Error::last_os_error()),
-        0 => {
+    match try_fork().expect("fork") {
+        None => {
             drop(ours);
             let result = catch_unwind(AssertUnwindSafe(|| body(&theirs)));
-            // SAFETY: ends the process without running what the parent has registered.
-            unsafe { libc::_exit(if result.is_ok() { 0 } else { 101 }) }
+            end(if result.is_ok() { 0 } else { 101 })
         }
-        pid => Child {
-            pid: Pid::from_raw(pid).expect("fork returns a pid"),
+        Some(pid) => Child {
+            pid,
             link: ours,
             ended: false,
         },
     }
 }
+
+/// Every program that a test starts as an unrelated process.
+#[linkme::distributed_slice]
+pub static ROLES: [Role];
 
 /// A program that a test starts as an unrelated process: the same binary, executed anew.
 pub struct Role {

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The README: its examples are the files that run here, and print what they say; its tables name
+//! tests that there are.
+
+use rustix::{
+    io,
+    pipe::pipe,
+    stdio::{dup2_stdout, stdout},
+};
+
+use crate::{
+    harness::{self, tests},
+    support::{
+        assert_same,
+        module::{self, fresh},
+        process::Program,
+    },
+};
+
+tests![
+    shows_the_examples_as_they_are,
+    names_tests_that_there_are,
+    the_c_example,
+    the_rust_example
+];
+
+const README: &str = include_str!("../../../../README.md");
+const C_SOURCE: &str = include_str!("../../../c/hello.c");
+const RUST_SOURCE: &str = include_str!("../../../examples/hello.rs");
+const C_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
+
+/// What stands in backquotes.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// What the guide claims: the section, and parts of names of tests.
+fn claims() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
+    README.lines().filter_map(|line| {
+        let cells: Vec<_> = line
+            .strip_prefix("| ")?
+            .strip_suffix(" |")?
+            .split(" | ")
+            .collect();
+        let section = cells[0];
+        section.parse::<f32>().ok()?;
+        let names = quoted(cells[cells.len() - 1]);
+        Some((
+            section,
+            names.map(|name| name.trim_end_matches('…')).collect(),
+        ))
+    })
+}
+
+/// Parts of names of the tests for what the guide claims in section 4.1, when `pattern` is "s4.1".
+pub fn tests_of_section(pattern: &str) -> Option<Vec<&'static str>> {
+    let wanted = pattern.strip_prefix('s')?;
+    wanted.parse::<f32>().ok()?;
+    let of_it = claims().filter(|(section, _)| section.starts_with(wanted));
+    Some(of_it.flat_map(|(_, names)| names).collect())
+}
+
+fn names_tests_that_there_are() {
+    let names: Vec<_> = harness::names().collect();
+    let is_there = |part: &str| names.iter().any(|name| name.contains(part));
+    for line in README.lines().filter(|line| line.starts_with('|')) {
+        for part in quoted(line).filter(|part| part.contains("::")) {
+            assert!(is_there(part.trim_end_matches('…')), "no test {part}");
+        }
+    }
+    assert!(claims().count() > 40, "the guide's claims");
+    for (section, names) in claims() {
+        assert!(
+            !names.is_empty(),
+            "a claim of section {section} has no test"
+        );
+    }
+}
+
+mod hello {
+    include!("../../../examples/hello.rs");
+
+    pub fn run() -> Result<(), Box<dyn Error>> {
+        main()
+    }
+}
+
+fn shows_the_examples_as_they_are() {
+    for (language, source) in [("c", C_SOURCE), ("rust", RUST_SOURCE)] {
+        let block = format!("```{language}\n{source}```\n");
+        assert!(
+            README.contains(&block),
+            "README.md has the {language} example word for word"
+        );
+    }
+}
+
+fn expected(language: &str) -> Vec<u8> {
+    format!("before: {}\nafter: hello from {language}\n", module::TEXT).into_bytes()
+}
+
+fn the_c_example() {
+    fresh(1);
+    let output = Program::new(C_PROGRAM).run(&[]);
+    assert_same(&output.stdout, &expected("C"), "what it prints");
+    let output = Program::new(C_PROGRAM).run(&[]);
+    let again = b"before: hello from C\nafter: hello from C\n";
+    assert_same(&output.stdout, again, "what it prints the second time");
+}
+
+fn the_rust_example() {
+    fresh(1);
+    let (output, end) = pipe().expect("pipe");
+    let own = io::dup(stdout()).expect("dup");
+    dup2_stdout(&end).expect("dup2");
+    let result = hello::run();
+    dup2_stdout(&own).expect("dup2");
+    result.expect("the example");
+    let mut found = [0; 200];
+    let n = io::read(&output, &mut found).expect("read");
+    assert_same(&found[..n], &expected("Rust"), "what it prints");
+}

@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Real amounts of memory: what a load takes, a failed or killed one gives back, and how soon a
+//! large copy ends when its process is killed.
+
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering::SeqCst},
+};
+
+use rust_mmapdev::{Access, Device};
+use rustix::{
+    fs::OFlags,
+    io::{self, Errno},
+    process::{Signal, kill_process},
+};
+
+use crate::{
+    harness::{long, skip, tests},
+    support::{
+        cgroup::Cgroup,
+        memory::{self, Map, RW, SHARED, mmap, page},
+        module::{self, Log, fdinfo},
+        open,
+        proc::{available, meminfo, nobodys_pages, settle_lists},
+        process::{Child, fork},
+        system_call,
+    },
+};
+
+tests![
+    the_buffer_shows_in_meminfo,
+    loads_give_all_memory_back,
+    loads_give_every_page_back,
+    running_out_of_memory_at_the_end_is_enomem,
+    a_killed_load_ends_soon,
+    a_caught_signal_does_not_stop_a_load,
+    a_killed_read_ends_soon,
+    a_killed_write_ends_soon,
+    a_killed_clear_ends_soon,
+    a_caught_signal_does_not_cut_a_read,
+    a_caught_signal_does_not_cut_a_write,
+];
+
+const MIB: usize = 1 << 20;
+
+/// Skips the test in a VM with less than `bytes` to spare.
+fn need(bytes: usize) {
+    let available = available();
+    // What the tests themselves and the kernel's own tables take.
+    let wanted = (bytes + bytes / 16 + 64 * MIB) as i64;
+    if available < wanted {
+        skip(&format!(
+            "needs a VM with {} MiB to spare, has {}",
+            wanted >> 20,
+            available >> 20
+        ));
+    }
+}
+
+#[track_caller]
+fn load(bytes: usize) {
+    module::load(&format!("buffer_pages={}", bytes / page())).expect("insmod");
+}
+
+/// What the module has said.
+pub fn own_lines(log: &Log) -> Vec<String> {
+    let mut lines = log.lines();
+    lines.retain(|line| line.starts_with("rust_mmapdev: "));
+    lines
+}
+
+/// In `Cached`, as what it is, and in `Unevictable`, as it cannot be reclaimed; what stands in huge
+/// folios in `FileHugePages` too. Neither as memory of shmem nor as what a process has, and as
+/// mapped when somebody has touched it.
+fn the_buffer_shows_in_meminfo() {
+    const SIZE: usize = 64 * MIB;
+    const SLACK: i64 = 2 * MIB as i64;
+    module::unload_if_loaded();
+    need(SIZE);
+    let fields = [
+        "Cached",
+        "Unevictable",
+        "FileHugePages",
+        "Shmem",
+        "AnonPages",
+        "Mapped",
+    ];
+    settle_lists();
+    let before = fields.map(meminfo);
+    let check = |expected: [i64; 6], when: &str| {
+        settle_lists();
+        for (i, field) in fields.iter().enumerate() {
+            let grown = meminfo(field) - before[i];
+            assert!(
+                (grown - expected[i]).abs() < SLACK,
+                "{field} has grown by {grown} bytes {when}"
+            );
+        }
+    };
+    let size = SIZE as i64;
+    load(SIZE);
+    let device = open(OFlags::RDWR);
+    let huge = fdinfo(&device, "huge_size") as i64;
+    check([size, size, huge, 0, 0, 0], "after insmod");
+    let map = mmap(&device, 0, SIZE, RW, SHARED).expect("mmap");
+    check([size, size, huge, 0, 0, 0], "after mmap");
+    for offset in (0..SIZE).step_by(page()) {
+        map.write(offset, b"touched");
+    }
+    check([size, size, huge, 0, 0, size], "after stores");
+    drop((map, device));
+    module::unload().expect("rmmod");
+    check([0; 6], "after rmmod");
+}
+
+/// Each round, and so in all: what one of them kept would show in the next.
+fn loads_give_all_memory_back() {
+    let (rounds, size) = if long() {
+        (10, 1024 * MIB)
+    } else {
+        (2, 256 * MIB)
+    };
+    const SLACK: i64 = 8 * MIB as i64;
+    module::unload_if_loaded();
+    need(size);
+    let before = available();
+    for round in 1..=rounds {
+        load(size);
+        let device = Device::open(Access::ReadWrite).expect("open");
+        assert_eq!(device.info().expect("INFO").size, size as u64);
+        let last = mmap(&device, (size - page()) as u64, page(), RW, SHARED);
+        last.expect("the last page").write(page() - 8, b"the end.");
+        let taken = before - available();
+        assert!(
+            taken > size as i64 - SLACK,
+            "{taken} bytes taken in round {round}"
+        );
+        drop(device);
+        module::unload().expect("rmmod");
+        let lost = before - available();
+        println!("round {round}: {taken} bytes taken, {lost} not back");
+        assert!(lost < SLACK, "{lost} bytes are gone after round {round}");
+    }
+}
+
+/// One page that each round kept would show.
+fn loads_give_every_page_back() {
+    const ROUNDS: i64 = 64;
+    module::unload_if_loaded();
+    let before = nobodys_pages();
+    for _ in 0..ROUNDS {
+        load(20 * page());
+        drop(mmap(open(OFlags::RDWR), 0, 20 * page(), RW, SHARED).expect("mmap"));
+        module::unload().expect("rmmod");
+    }
+    let kept = nobodys_pages() - before;
+    assert!(kept < ROUNDS / 2, "{kept} pages after {ROUNDS} rounds");
+}
+
+/// Memory for all of the buffer but its last pages: all or nothing.
+fn running_out_of_memory_at_the_end_is_enomem() {
+    const SIZE: usize = 32 * MIB;
+    let parameters = format!("buffer_pages={}", SIZE / page());
+    module::unload_if_loaded();
+    need(SIZE);
+    let load_with = |limit: &str| {
+        let cgroup = Cgroup::new("capacity");
+        cgroup.set("memory.max", limit);
+        let child = fork(|link| {
+            cgroup.enter();
+            let result = module::load(&parameters);
+            link.send(result.map_or_else(|err| err.raw_os_error() as u64, |()| 0));
+        });
+        let error = child.link.receive() as i32;
+        child.join();
+        assert_eq!(cgroup.oom_kills(), 0, "nobody is killed");
+        (error, cgroup.peak())
+    };
+    let (error, peak) = load_with("max");
+    assert_eq!(error, 0);
+    assert!(peak >= SIZE, "the cgroup is charged for the buffer: {peak}");
+    module::unload().expect("rmmod");
+
+    let before = meminfo("Cached");
+    let log = Log::from_now();
+    // The kernel charges some 64 pages at a time.
+    let limit = peak - 128 * page();
+    let (error, peak) = load_with(&limit.to_string());
+    assert_eq!(Errno::from_raw_os_error(error), Errno::NOMEM);
+    assert!(peak > SIZE - 256 * page(), "it went to the end: {peak}");
+    assert_nothing_left(before);
+    let lines = own_lines(&log);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains(&(SIZE / page()).to_string()), "{lines:?}");
+    load(SIZE);
+}
+
+#[track_caller]
+fn assert_nothing_left(cached_before: i64) {
+    assert!(!module::is_loaded(), "no module");
+    assert!(!Path::new(Device::PATH).exists(), "no device node");
+    let left = meminfo("Cached") - cached_before;
+    assert!(left < MIB as i64, "{left} bytes of page cache");
+}
+
+/// How often a signal may come when the call is over, which is up to the scheduler.
+const ATTEMPTS: usize = 20;
+
+/// A child that loads the module with a buffer of `size` bytes and gets `signal` when there is a
+/// part of them, and the kernel's log from its start on.
+#[track_caller]
+fn interrupt_load(signal: Signal, size: usize, load: impl Fn()) -> (Child, Log) {
+    for _ in 0..ATTEMPTS {
+        module::unload_if_loaded();
+        need(size);
+        let before = meminfo("Cached");
+        let log = Log::from_now();
+        let child = fork(|_| load());
+        while meminfo("Cached") < before + 16 * MIB as i64 {}
+        kill_process(child.pid, signal).expect("kill");
+        // CPUs keep some of what they count for themselves.
+        if meminfo("Cached") < before + (size - 16 * MIB) as i64 {
+            return (child, log);
+        }
+    }
+    panic!("the signal never comes during the load")
+}
+
+fn a_killed_load_ends_soon() {
+    module::unload_if_loaded();
+    let size = if long() { 1024 * MIB } else { 384 * MIB };
+    let before = meminfo("Cached");
+    let (child, log) = interrupt_load(Signal::KILL, size, || load(size));
+    child.dies_of(Signal::KILL);
+    assert_nothing_left(before);
+    let lines = own_lines(&log);
+    assert_eq!(lines.len(), 1, "one line, of a load that failed: {lines:?}");
+    assert!(lines[0].contains("EINTR"), "{lines:?}");
+    load(page());
+}
+
+/// A size that takes some tenths of a second to copy under emulation.
+const LARGE: usize = 64 * MIB;
+
+/// A module with a large buffer, and the first and the last page of it.
+fn large() -> (OwnedFd, Map, Map) {
+    module::unload_if_loaded();
+    need(LARGE + MIB);
+    load(LARGE);
+    let device = open(OFlags::RDWR);
+    let at = |offset: usize| mmap(&device, offset as u64, page(), RW, SHARED).expect("mmap");
+    let (first, last) = (at(0), at(LARGE - page()));
+    first.write(0, &[0; 64]);
+    (device, first, last)
+}
+
+/// What a large transfer reads from or writes to: one MiB over and over, but the first and the
+/// last page have places of their own, that tell how far it got.
+struct Memory {
+    first: Map,
+    middle: Map,
+    last: Map,
+}
+
+impl Memory {
+    fn new() -> Self {
+        let [first, last] = [1, 1].map(|pages| memory::anonymous(pages, RW, SHARED));
+        let middle = memory::anonymous(MIB / page(), RW, SHARED);
+        Self {
+            first,
+            middle,
+            last,
+        }
+    }
+
+    fn vectors(&self) -> Vec<libc::iovec> {
+        let mut rest = LARGE - 2 * page();
+        let vector = |map: &Map, iov_len| libc::iovec {
+            iov_base: map.at(0).cast(),
+            iov_len,
+        };
+        let mut vectors = vec![vector(&self.first, page())];
+        while rest > 0 {
+            let len = rest.min(MIB);
+            vectors.push(vector(&self.middle, len));
+            rest -= len;
+        }
+        vectors.push(vector(&self.last, page()));
+        vectors
+    }
+
+    fn read(&self, device: &OwnedFd) -> io::Result<usize> {
+        let vectors = self.vectors();
+        // SAFETY: the vectors describe memory of ours, all of it shared and accessed as such.
+        system_call(unsafe {
+            libc::preadv(
+                device.as_raw_fd(),
+                vectors.as_ptr(),
+                vectors.len() as i32,
+                0,
+            )
+        })
+    }
+
+    fn write(&self, device: &OwnedFd) -> io::Result<usize> {
+        let vectors = self.vectors();
+        // SAFETY: as above.
+        system_call(unsafe {
+            libc::pwritev(
+                device.as_raw_fd(),
+                vectors.as_ptr(),
+                vectors.len() as i32,
+                0,
+            )
+        })
+    }
+}
+
+/// A child that makes a call and gets `signal` when the call has changed the first word of `first`,
+/// which was `from`, and not yet that of `last`.
+#[track_caller]
+fn interrupt(signal: Signal, first: &Map, last: &Map, from: u32, call: impl Fn()) -> Child {
+    let unchanged = |map: &Map| map.u32(0).load(SeqCst) == from;
+    for _ in 0..ATTEMPTS {
+        for map in [first, last] {
+            map.u32(0).store(from, SeqCst);
+        }
+        let child = fork(|_| call());
+        while unchanged(first) {
+            std::hint::spin_loop();
+        }
+        kill_process(child.pid, signal).expect("kill");
+        if unchanged(last) {
+            return child;
+        }
+    }
+    panic!("the signal never comes while the call is at work")
+}
+
+const BEFORE: u32 = 0;
+const AFTER: u32 = 0x0101_0101;
+
+fn a_killed_read_ends_soon() {
+    let (device, first, last) = large();
+    let memory = Memory::new();
+    for map in [&first, &last] {
+        map.u32(0).store(AFTER, SeqCst);
+    }
+    let read = || _ = memory.read(&device);
+    let child = interrupt(Signal::KILL, &memory.first, &memory.last, BEFORE, read);
+    child.dies_of(Signal::KILL);
+    assert_eq!(memory.last.u32(0).load(SeqCst), BEFORE, "it did not go on");
+}
+
+fn a_killed_write_ends_soon() {
+    let (device, first, last) = large();
+    let memory = Memory::new();
+    for map in [&memory.first, &memory.last] {
+        map.u32(0).store(AFTER, SeqCst);
+    }
+    let write = || _ = memory.write(&device);
+    let child = interrupt(Signal::KILL, &first, &last, BEFORE, write);
+    child.dies_of(Signal::KILL);
+    assert_eq!(last.u32(0).load(SeqCst), BEFORE, "it did not go on");
+    // Whoever writes next need not wait for the dead.
+    assert_eq!(io::pwrite(&device, &[1], 0), Ok(1));
+}
+
+fn a_killed_clear_ends_soon() {
+    let (device, first, last) = large();
+    let device = Device::try_from(device).expect("a descriptor of the device");
+    let clear = || _ = device.clear();
+    let child = interrupt(Signal::KILL, &first, &last, AFTER, clear);
+    child.dies_of(Signal::KILL);
+    assert_eq!(last.u32(0).load(SeqCst), AFTER, "it did not go on");
+}
+
+static CAUGHT: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn catch(_: i32) {
+    CAUGHT.fetch_add(1, SeqCst);
+}
+
+/// In the child: catches SIGUSR1 without SA_RESTART, and makes the call.
+fn caught<T>(call: impl FnOnce() -> T) -> T {
+    // SAFETY: the handler does nothing but add to an atomic.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = catch as extern "C" fn(i32) as usize;
+        assert_eq!(
+            libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()),
+            0
+        );
+    }
+    let result = call();
+    assert_eq!(CAUGHT.load(SeqCst), 1, "the signal came");
+    result
+}
+
+/// The same, and checks that the call is whole.
+fn whole(call: impl FnOnce() -> io::Result<usize>) {
+    assert_eq!(caught(call), Ok(LARGE));
+}
+
+/// Nor does the work that io_uring has done on a return to user space, which looks like a signal.
+fn a_caught_signal_does_not_stop_a_load() {
+    const SIZE: usize = 256 * MIB;
+    let (child, _) = interrupt_load(Signal::USR1, SIZE, || caught(|| load(SIZE)));
+    child.join();
+}
+
+fn a_caught_signal_does_not_cut_a_read() {
+    let (device, first, last) = large();
+    let memory = Memory::new();
+    for map in [&first, &last] {
+        map.u32(0).store(AFTER, SeqCst);
+    }
+    let read = || whole(|| memory.read(&device));
+    let child = interrupt(Signal::USR1, &memory.first, &memory.last, BEFORE, read);
+    child.join();
+    assert_eq!(memory.last.u32(0).load(SeqCst), AFTER);
+}
+
+fn a_caught_signal_does_not_cut_a_write() {
+    let (device, first, last) = large();
+    let memory = Memory::new();
+    for map in [&memory.first, &memory.last] {
+        map.u32(0).store(AFTER, SeqCst);
+    }
+    let write = || whole(|| memory.write(&device));
+    let child = interrupt(Signal::USR1, &first, &last, BEFORE, write);
+    child.join();
+    assert_eq!(last.u32(0).load(SeqCst), AFTER);
+}
