@@ -28,17 +28,36 @@ impl Browser {
         let profile = tempfile::tempdir()?;
         let mut command = Command::new("sh");
         command
-            .args(["-c", r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#])
+            .args([
+                "-c",
+                r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#,
+            ])
             .arg(program)
-            .args(["--headless", "--remote-debugging-pipe", "--disable-gpu", "--disable-quic"])
-            .args(["--no-first-run", "--disable-background-networking", "--disable-component-update"])
-            .args(["--disable-sync", "--hide-scrollbars", "--disable-dev-shm-usage"])
+            .args([
+                "--headless",
+                "--remote-debugging-pipe",
+                "--disable-gpu",
+                "--disable-quic",
+            ])
+            .args([
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+            ])
+            .args([
+                "--disable-sync",
+                "--hide-scrollbars",
+                "--disable-dev-shm-usage",
+            ])
             .arg(format!("--user-data-dir={}", profile.path().display()));
         // Root has no sandbox.
         if rustix::process::geteuid().is_root() {
             command.arg("--no-sandbox");
         }
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut process = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
         let to = process.stdin.take().expect("piped");
         let from = BufReader::new(process.stdout.take().expect("piped"));
         let mut browser = Self {

@@ -21,10 +21,26 @@ struct Screen {
 }
 
 const SCREENS: [Screen; 4] = [
-    Screen { name: "desktop-light", width: 1200, dark: false },
-    Screen { name: "desktop-dark", width: 1200, dark: true },
-    Screen { name: "phone-light", width: 360, dark: false },
-    Screen { name: "phone-dark", width: 360, dark: true },
+    Screen {
+        name: "desktop-light",
+        width: 1200,
+        dark: false,
+    },
+    Screen {
+        name: "desktop-dark",
+        width: 1200,
+        dark: true,
+    },
+    Screen {
+        name: "phone-light",
+        width: 360,
+        dark: false,
+    },
+    Screen {
+        name: "phone-dark",
+        width: 360,
+        dark: true,
+    },
 ];
 
 /// Looks at what is drawn, and how.
@@ -73,13 +89,19 @@ const LOOK: &str = r#"(() => {
 })()"#;
 
 fn main() -> ExitCode {
-    let trial = |screen: Screen| Trial::test(screen.name, move || Ok(shows(screen).map_err(|e| Failed::from(e.to_string()))?));
+    let trial = |screen: Screen| {
+        Trial::test(screen.name, move || {
+            Ok(shows(screen).map_err(|e| Failed::from(e.to_string()))?)
+        })
+    };
     let arguments = Arguments::from_args();
     libtest_mimic::run(&arguments, SCREENS.map(trial).into()).exit_code()
 }
 
 fn path(name: &str) -> Result<PathBuf, Box<dyn Error>> {
-    Ok(env::var_os(name).ok_or(format!("{name} is not set; see scripts/bench-test --help"))?.into())
+    Ok(env::var_os(name)
+        .ok_or(format!("{name} is not set; see scripts/bench-test --help"))?
+        .into())
 }
 
 fn shows(screen: Screen) -> Result<(), Box<dyn Error>> {
@@ -96,18 +118,28 @@ fn shows(screen: Screen) -> Result<(), Box<dyn Error>> {
         json!({"width": screen.width, "height": 800, "deviceScaleFactor": 1, "mobile": phone}),
     )?;
     let scheme = if screen.dark { "dark" } else { "light" };
-    browser.call("Emulation.setEmulatedMedia", json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]}))?;
+    browser.call(
+        "Emulation.setEmulatedMedia",
+        json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]}),
+    )?;
     browser.call("Page.navigate", json!({"url": url}))?;
     browser.wait_for("Page.loadEventFired")?;
     // As it is first seen: with its details closed.
-    let narrow = evaluate(&mut browser, "document.documentElement.scrollWidth - document.documentElement.clientWidth")?;
+    let narrow = evaluate(
+        &mut browser,
+        "document.documentElement.scrollWidth - document.documentElement.clientWidth",
+    )?;
     assert_eq!(narrow, json!(0), "the page scrolls sideways");
     let size = &browser.call("Page.getLayoutMetrics", json!({}))?["cssContentSize"];
-    let clip = json!({"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1});
+    let clip =
+        json!({"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1});
     let picture = json!({"captureBeyondViewport": true, "clip": clip});
     let picture = browser.call("Page.captureScreenshot", picture)?;
     let picture = picture["data"].as_str().ok_or("no picture")?;
-    fs::write(path("SCREENSHOTS")?.join(screen.name).with_extension("png"), BASE64_STANDARD.decode(picture)?)?;
+    fs::write(
+        path("SCREENSHOTS")?.join(screen.name).with_extension("png"),
+        BASE64_STANDARD.decode(picture)?,
+    )?;
     let seen = evaluate(&mut browser, LOOK)?;
 
     for event in &browser.events {
@@ -115,7 +147,10 @@ fn shows(screen: Screen) -> Result<(), Box<dyn Error>> {
         match method {
             "Network.requestWillBeSent" => {
                 let asked = params["request"]["url"].as_str().unwrap_or("");
-                assert!(asked == url || asked.starts_with("data:"), "the page asks for {asked}");
+                assert!(
+                    asked == url || asked.starts_with("data:"),
+                    "the page asks for {asked}"
+                );
             }
             "Log.entryAdded" => {
                 let level = params["entry"]["level"].as_str().unwrap_or("");
@@ -126,24 +161,59 @@ fn shows(screen: Screen) -> Result<(), Box<dyn Error>> {
             _ => {}
         }
     }
-    let asked = browser.events.iter().filter(|event| event["method"] == "Network.requestWillBeSent");
-    assert!(asked.count() > 0, "no request was seen, not even the one for the page");
+    let asked = browser
+        .events
+        .iter()
+        .filter(|event| event["method"] == "Network.requestWillBeSent");
+    assert!(
+        asked.count() > 0,
+        "no request was seen, not even the one for the page"
+    );
     let number = |name: &str| seen[name].as_f64().unwrap_or(f64::NAN);
     assert!(number("svgs") >= 12.0, "too few charts: {seen}");
-    assert_eq!(number("svgs"), number("visible"), "a chart is not to be seen: {seen}");
-    assert!(number("lines") >= 50.0 && number("texts") >= 100.0, "empty charts: {seen}");
-    assert_eq!(number("overflow"), 0.0, "with all details open, the page scrolls sideways: {seen}");
+    assert_eq!(
+        number("svgs"),
+        number("visible"),
+        "a chart is not to be seen: {seen}"
+    );
+    assert!(
+        number("lines") >= 50.0 && number("texts") >= 100.0,
+        "empty charts: {seen}"
+    );
+    assert_eq!(
+        number("overflow"),
+        0.0,
+        "with all details open, the page scrolls sideways: {seen}"
+    );
     assert!(number("width") <= f64::from(screen.width), "{seen}");
-    assert_eq!(seen["overlapping"], json!([]), "text reaches out of its chart");
+    assert_eq!(
+        seen["overlapping"],
+        json!([]),
+        "text reaches out of its chart"
+    );
     assert!(number("smallest") >= 9.0, "too small to read: {seen}");
-    assert!(number("textContrast") >= 4.5 && number("bodyContrast") >= 7.0, "too little contrast: {seen}");
-    assert_eq!(number("unstyled"), 0.0, "a role of a chart has no colour: {seen}");
-    assert_eq!(number("background") < 0.2, screen.dark, "the wrong scheme: {seen}");
+    assert!(
+        number("textContrast") >= 4.5 && number("bodyContrast") >= 7.0,
+        "too little contrast: {seen}"
+    );
+    assert_eq!(
+        number("unstyled"),
+        0.0,
+        "a role of a chart has no colour: {seen}"
+    );
+    assert_eq!(
+        number("background") < 0.2,
+        screen.dark,
+        "the wrong scheme: {seen}"
+    );
     Ok(())
 }
 
 fn evaluate(browser: &mut Browser, script: &str) -> Result<Value, Box<dyn Error>> {
-    let answer = browser.call("Runtime.evaluate", json!({"expression": script, "returnByValue": true}))?;
+    let answer = browser.call(
+        "Runtime.evaluate",
+        json!({"expression": script, "returnByValue": true}),
+    )?;
     match &answer["exceptionDetails"] {
         Value::Null => Ok(answer["result"]["value"].clone()),
         exception => Err(exception.to_string().into()),

@@ -23,6 +23,7 @@ use std::{fs, io::Write, process::ExitCode};
 use benches::{Line, Machine, Unit};
 use clap::{Parser, ValueEnum};
 use rustix::{
+    io::Errno,
     system::uname,
     thread::{CpuSet, sched_setaffinity},
     time::{ClockId, clock_gettime},
@@ -71,7 +72,7 @@ fn main() -> ExitCode {
     let done = match options.what {
         What::Instructions | What::Time => rows::measure(unit, options.scale, &options.row),
         What::Profile => profile::run(),
-        What::Steps => steps::run().map_err(|e| io::Errno::from_io_error(&e).unwrap_or(io::Errno::IO)),
+        What::Steps => steps::run().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -119,7 +120,9 @@ fn machine(unit: Unit) -> Machine {
     };
     Machine {
         kernel: uname().release().to_string_lossy().into_owned(),
-        cpu: field("model name").map_or("unknown", |(_, name)| name).into(),
+        cpu: field("model name")
+            .map_or("unknown", |(_, name)| name)
+            .into(),
         cpus: std::thread::available_parallelism().map_or(1, |n| n.get()),
         page_size: memory::page(),
         unit,

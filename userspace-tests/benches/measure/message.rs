@@ -137,8 +137,14 @@ pub fn measure(unit: Unit, pattern: &str) -> io::Result<bool> {
         ("eventfd", [&back, &go, &go, &back]),
         ("socket", [&left, &left, &right, &right]),
     ] {
-        let here = Descriptors { from: from_here, to: to_there };
-        let there = Descriptors { from: from_there, to: to_here };
+        let here = Descriptors {
+            from: from_here,
+            to: to_there,
+        };
+        let there = Descriptors {
+            from: from_there,
+            to: to_here,
+        };
         tell_row(unit, ROW, name, 1, &mut trips(&here, &there));
     }
     Ok(true)

@@ -34,8 +34,12 @@ pub fn measure(scale: Scale, pattern: &str) -> io::Result<bool> {
         _ => &[1, 512],
     };
     let rows: [(&str, Row); 4] = [
-        ("map-write-2-processes", |memory, pages| processes(memory, pages, Sharing::Shared)),
-        ("private-write-2-processes", |memory, pages| processes(memory, pages, Sharing::Private)),
+        ("map-write-2-processes", |memory, pages| {
+            processes(memory, pages, Sharing::Shared)
+        }),
+        ("private-write-2-processes", |memory, pages| {
+            processes(memory, pages, Sharing::Private)
+        }),
         ("map-write-2-threads", threads),
         ("first-touch-4-threads", touch),
     ];
@@ -49,9 +53,13 @@ pub fn measure(scale: Scale, pattern: &str) -> io::Result<bool> {
         eprintln!("measure: {name}");
         for &pages in sizes {
             for peer in Peer::ALL.into_iter().filter(|peer| peer.has(pages)) {
-                let Ok(memory) = Memory::open(peer, pages) else { continue };
+                let Ok(memory) = Memory::open(peer, pages) else {
+                    continue;
+                };
                 // Who refuses it is told of in the rows for one CPU.
-                let Ok(mut samples) = row(&memory, pages) else { continue };
+                let Ok(mut samples) = row(&memory, pages) else {
+                    continue;
+                };
                 tell_row(Unit::Time, name, peer.name(), pages, &mut samples);
             }
         }
@@ -145,4 +153,3 @@ fn touch(memory: &Memory, pages: usize) -> io::Result<Vec<f64>> {
     }
     Ok(samples)
 }
-

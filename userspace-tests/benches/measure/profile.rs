@@ -2,7 +2,9 @@
 //! The main rows once more, between marks that the emulator's plugin, `qemu/profile.c`, sees: it
 //! counts what is executed at each address, and this says which functions are there.
 
-use std::{arch::asm, fs};
+#[cfg(target_arch = "x86_64")]
+use std::arch::asm;
+use std::fs;
 
 use benches::{Line, Phase};
 use rustix::io;
@@ -22,8 +24,11 @@ const WARM_UP: usize = 5;
 /// count at 1 and stops at 2.
 #[inline(always)]
 fn mark<const N: u32>() {
+    #[cfg(target_arch = "x86_64")]
     // SAFETY: a no-op.
-    unsafe { asm!("nopl 0x4d415000+{}(%rax)", const N, options(att_syntax, nostack)) };
+    unsafe {
+        asm!("nopl 0x4d415000+{}(%rax)", const N, options(att_syntax, nostack))
+    };
 }
 
 pub fn run() -> io::Result<()> {
@@ -31,9 +36,21 @@ pub fn run() -> io::Result<()> {
     let map = |sharing| Work::Map(sharing, Touch::Write);
     let read = |pages| Work::Transfer(By::Read, pages * page());
     let rows: &[(Work, usize, &[Peer])] = &[
-        (map(Sharing::Shared), 1, &[Device, Twin, Memfd, Udmabuf, Bpf]),
-        (map(Sharing::Shared), 64, &[Device, Twin, Memfd, Udmabuf, Bpf]),
-        (map(Sharing::Shared), 512, &[Device, Twin, TmpfsHuge, Hugetlb, Memfd]),
+        (
+            map(Sharing::Shared),
+            1,
+            &[Device, Twin, Memfd, Udmabuf, Bpf],
+        ),
+        (
+            map(Sharing::Shared),
+            64,
+            &[Device, Twin, Memfd, Udmabuf, Bpf],
+        ),
+        (
+            map(Sharing::Shared),
+            512,
+            &[Device, Twin, TmpfsHuge, Hugetlb, Memfd],
+        ),
         (map(Sharing::Private), 64, &[Device, Twin, Memfd]),
         (read(1), 1, &[Device, Twin, Memfd]),
         (Work::Fork, 512, &[Device, Twin, Memfd]),
@@ -43,7 +60,11 @@ pub fn run() -> io::Result<()> {
     let mut phase = 0;
     for (work, pages, peers) in rows {
         for peer in *peers {
-            eprintln!("measure: profile of {}, {pages} pages, {}", work.name(*pages), peer.name());
+            eprintln!(
+                "measure: profile of {}, {pages} pages, {}",
+                work.name(*pages),
+                peer.name()
+            );
             let memory = Memory::open(*peer, *pages)?;
             let mut bench = Bench::new(*work, &memory, *pages)?;
             for _ in 0..WARM_UP {

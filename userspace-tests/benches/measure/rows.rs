@@ -118,7 +118,11 @@ pub fn measure(unit: Unit, scale: Scale, pattern: &str) -> io::Result<()> {
                 continue;
             }
             found = true;
-            let names = if groups == 1 { group[0].name() } else { "all peers" };
+            let names = if groups == 1 {
+                group[0].name()
+            } else {
+                "all peers"
+            };
             eprintln!("measure: {pages} pages of {names}: {} rows", works.len());
             let open = |&peer: &Peer| match Memory::open(peer, pages) {
                 Ok(memory) => Some((peer, memory)),
@@ -338,9 +342,8 @@ fn sizes_of_memory(scale: Scale) -> io::Result<()> {
 fn core_size(module: Module) -> io::Result<f64> {
     let name = module.name.to_str().expect("a name");
     let path = format!("/sys/module/{name}/coresize");
-    let size = fs::read_to_string(path).map_err(|err| {
-        io::Errno::from_io_error(&err).unwrap_or(io::Errno::IO)
-    })?;
+    let size = fs::read_to_string(path)
+        .map_err(|err| io::Errno::from_io_error(&err).unwrap_or(io::Errno::IO))?;
     Ok(size.trim().parse().expect("a number"))
 }
 
@@ -349,7 +352,13 @@ fn free_memory() -> f64 {
     // What each CPU keeps to itself goes back first.
     let _ = fs::write("/proc/sys/vm/compact_memory", "1");
     let meminfo = fs::read_to_string("/proc/meminfo").expect("meminfo");
-    let free = meminfo.lines().find_map(|line| line.strip_prefix("MemFree:"));
+    let free = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemFree:"));
     let free = free.and_then(|free| free.trim().strip_suffix(" kB"));
-    free.expect("MemFree").trim().parse::<f64>().expect("a number") * 1024.0
+    free.expect("MemFree")
+        .trim()
+        .parse::<f64>()
+        .expect("a number")
+        * 1024.0
 }

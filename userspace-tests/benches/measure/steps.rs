@@ -172,7 +172,11 @@ pub fn run() -> io::Result<()> {
                     let (mut a, mut b) = (Remote(BufReader::new(a)), Remote(BufReader::new(b)));
                     result = steps(&device, frame, &mut a, &mut b);
                     for remote in [a, b] {
-                        remote.0.get_ref().shutdown(Shutdown::Both).expect("shutdown");
+                        remote
+                            .0
+                            .get_ref()
+                            .shutdown(Shutdown::Both)
+                            .expect("shutdown");
                     }
                 },
             );

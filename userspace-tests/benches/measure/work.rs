@@ -6,9 +6,7 @@ use std::hint::black_box;
 use rustix::io;
 
 use crate::{
-    memory::{
-        Advice, Hole, Map, MapFlags, MprotectFlags, PRIVATE, SHARED, anonymous, page, table,
-    },
+    memory::{Advice, Hole, Map, MapFlags, MprotectFlags, PRIVATE, SHARED, anonymous, page, table},
     peer::{Memory, Peer},
 };
 
@@ -157,7 +155,14 @@ impl<'a> Bench<'a> {
             pages,
             places: [0; 2],
             map: None,
-            bytes: vec![1; if let Work::Transfer(_, bytes) = work { bytes } else { 0 }],
+            bytes: vec![
+                1;
+                if let Work::Transfer(_, bytes) = work {
+                    bytes
+                } else {
+                    0
+                }
+            ],
             answer: anonymous(1, SHARED),
             holes,
         };
@@ -251,10 +256,16 @@ impl<'a> Bench<'a> {
                 assert_eq!(done, self.bytes.len());
             }
             Work::Transfer(By::MappedRead, _) => {
-                self.map.as_ref().expect("a mapping").copy_out(black_box(&mut self.bytes));
+                self.map
+                    .as_ref()
+                    .expect("a mapping")
+                    .copy_out(black_box(&mut self.bytes));
             }
             Work::Transfer(By::MappedWrite, _) => {
-                self.map.as_ref().expect("a mapping").copy_in(black_box(&self.bytes));
+                self.map
+                    .as_ref()
+                    .expect("a mapping")
+                    .copy_in(black_box(&self.bytes));
             }
         }
         Ok(0.0)
@@ -295,4 +306,3 @@ pub fn map_write(memory: &Memory, pages: usize, sharing: Sharing) -> io::Result<
     map.write_pages();
     Ok(())
 }
-

@@ -15,8 +15,7 @@ use crate::{data::PEERS, table::grouped};
 /// For all that is text or axis, and for lines of a grid.
 pub const TEXT: RGBColor = RGBColor(1, 1, 1);
 pub const GRID: RGBColor = RGBColor(1, 1, 2);
-/// Behind text, and the kernel's own page, a process's copy, an entry.
-pub const BACKGROUND: RGBColor = RGBColor(1, 1, 3);
+/// The kernel's own page, a process's copy, an entry.
 pub const KERNEL: RGBColor = RGBColor(1, 1, 4);
 pub const COPY: RGBColor = RGBColor(1, 1, 5);
 pub const ENTRY: RGBColor = RGBColor(1, 1, 6);
@@ -33,12 +32,20 @@ pub const fn series(n: usize) -> RGBColor {
 }
 
 pub fn peer(name: &str) -> RGBColor {
-    series(PEERS.iter().position(|peer| *peer == name).unwrap_or(PEERS.len()))
+    series(
+        PEERS
+            .iter()
+            .position(|peer| *peer == name)
+            .unwrap_or(PEERS.len()),
+    )
 }
 
 /// How large text is, and how it is placed.
 pub fn text(size: u32, h: HPos, v: VPos) -> TextStyle<'static> {
-    ("sans-serif", size).into_font().color(&TEXT).pos(Pos::new(h, v))
+    ("sans-serif", size)
+        .into_font()
+        .color(&TEXT)
+        .pos(Pos::new(h, v))
 }
 
 /// A line of a chart.
@@ -60,7 +67,11 @@ pub fn svg(
         area.present().map_err(|e| e.to_string())?;
     }
     let description = maud::html! { (description) }.into_string();
-    Ok(text.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{description}\" "), 1))
+    Ok(text.replacen(
+        "<svg ",
+        &format!("<svg role=\"img\" aria-label=\"{description}\" "),
+        1,
+    ))
 }
 
 /// 1234567 as 1.2M.
@@ -130,7 +141,9 @@ pub fn lines(x: &str, y: &str, lines: &[Line]) -> Result<String, Box<dyn Error>>
             chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(width)))?;
             match i % 3 {
                 0 => chart.draw_series(points.map(|p| Circle::new(p, 4, colour.filled())))?,
-                1 => chart.draw_series(points.map(|p| TriangleMarker::new(p, 5, colour.filled())))?,
+                1 => {
+                    chart.draw_series(points.map(|p| TriangleMarker::new(p, 5, colour.filled())))?
+                }
                 _ => chart.draw_series(points.map(|p| Cross::new(p, 4, colour.stroke_width(2))))?,
             };
         }
@@ -158,13 +171,20 @@ pub fn bars(unit: &str, bars: &[Bar]) -> Result<String, Box<dyn Error>> {
     let most = bars.iter().map(Bar::total).fold(1.0, f64::max);
     let room = f64::from(WIDTH as i32 - NAMES - TOTALS);
     let height = (BAR + 8) * bars.len() as i32 + 24;
-    let totals: Vec<String> = bars.iter().map(|bar| format!("{} {}", bar.name, grouped(bar.total()))).collect();
+    let totals: Vec<String> = bars
+        .iter()
+        .map(|bar| format!("{} {}", bar.name, grouped(bar.total())))
+        .collect();
     let description = format!("{unit}: {}", totals.join(", "));
     svg((WIDTH, height as u32), &description, |area| {
         for (i, bar) in bars.iter().enumerate() {
             let top = 4 + i as i32 * (BAR + 8);
             let middle = top + BAR / 2;
-            area.draw(&Text::new(&*bar.name, (NAMES - 8, middle), text(FONT, HPos::Right, VPos::Center)))?;
+            area.draw(&Text::new(
+                &*bar.name,
+                (NAMES - 8, middle),
+                text(FONT, HPos::Right, VPos::Center),
+            ))?;
             let mut start = 0.0;
             for (n, length) in &bar.segments {
                 let x = |at: f64| NAMES + (at / most * room).round() as i32;
@@ -173,9 +193,17 @@ pub fn bars(unit: &str, bars: &[Bar]) -> Result<String, Box<dyn Error>> {
                 start += length;
             }
             let end = NAMES + (start / most * room).round() as i32 + 6;
-            area.draw(&Text::new(grouped(start), (end, middle), text(FONT, HPos::Left, VPos::Center)))?;
+            area.draw(&Text::new(
+                grouped(start),
+                (end, middle),
+                text(FONT, HPos::Left, VPos::Center),
+            ))?;
         }
-        area.draw(&Text::new(unit, (NAMES, height - 4), text(FONT - 1, HPos::Left, VPos::Bottom)))?;
+        area.draw(&Text::new(
+            unit,
+            (NAMES, height - 4),
+            text(FONT - 1, HPos::Left, VPos::Bottom),
+        ))?;
         Ok(())
     })
 }

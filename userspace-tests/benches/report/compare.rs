@@ -25,12 +25,21 @@ pub fn moved(before: &Data, after: &Data) -> bool {
             println!("{row}, {pages} pages: new");
             continue;
         };
-        let Some(is) = after.median(unit, row, "device", pages) else { continue };
+        let Some(is) = after.median(unit, row, "device", pages) else {
+            continue;
+        };
         rows += 1;
         let change = change(was, is);
         if change.abs() > TOLERANCE {
-            println!("{row}, {pages} pages: {was:.0} -> {is:.0}, {:+.1} %", change * 100.0);
-            if change > 0.0 { dearer += 1 } else { cheaper += 1 }
+            println!(
+                "{row}, {pages} pages: {was:.0} -> {is:.0}, {:+.1} %",
+                change * 100.0
+            );
+            if change > 0.0 {
+                dearer += 1
+            } else {
+                cheaper += 1
+            }
         }
     }
     println!("{rows} rows compared: {dearer} dearer and {cheaper} cheaper by more than 2 %");
@@ -68,7 +77,11 @@ pub fn check(path: &Path, emulator: &str, keep: bool, run: &Data) -> Result<bool
         println!(
             "The figures in {} are those of kernel {} in {}; this is {} in {}, whose are not comparable. \
              make bench-keep keeps these.\n\n0 passed, 0 failed, 1 skipped",
-            path.display(), kept.kernel, kept.emulator, now.kernel, now.emulator
+            path.display(),
+            kept.kernel,
+            kept.emulator,
+            now.kernel,
+            now.emulator
         );
         return Ok(true);
     }
@@ -80,12 +93,17 @@ pub fn check(path: &Path, emulator: &str, keep: bool, run: &Data) -> Result<bool
             let ok = moved.is_some_and(|moved| moved.abs() <= TOLERANCE);
             let is = is.map_or("not measured".into(), |is| format!("{is:.0}"));
             let moved = moved.map_or(String::new(), |moved| format!(", {:+.1} %", moved * 100.0));
-            println!("{row}, {pages} pages: {was:.0} -> {is}{moved} ... {}", if ok { "ok" } else { "FAILED" });
+            println!(
+                "{row}, {pages} pages: {was:.0} -> {is}{moved} ... {}",
+                if ok { "ok" } else { "FAILED" }
+            );
             if ok { passed += 1 } else { failed += 1 }
         }
     }
     if failed > 0 {
-        println!("More than 2 % is no noise. Where it is meant, make bench-keep keeps the new figures.");
+        println!(
+            "More than 2 % is no noise. Where it is meant, make bench-keep keeps the new figures."
+        );
     }
     println!("\n{passed} passed, {failed} failed");
     Ok(failed == 0)

@@ -141,7 +141,12 @@ impl Data {
         }
         let mut names = vec![];
         for name in rows {
-            let mut pages: Vec<usize> = self.rows.iter().filter(|r| r.unit == unit && r.row == name).map(|r| r.pages).collect();
+            let mut pages: Vec<usize> = self
+                .rows
+                .iter()
+                .filter(|r| r.unit == unit && r.row == name)
+                .map(|r| r.pages)
+                .collect();
             pages.sort_unstable();
             pages.dedup();
             names.extend(pages.into_iter().map(|pages| (name, pages)));

@@ -17,25 +17,85 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Rows drawn by page count, and what they are.
 const CHARTS: [(&str, &str, &str); 10] = [
-    ("map-write", "Map, write, unmap", "mmap shared, a write to each page, munmap"),
-    ("map", "Map, unmap", "mmap shared and munmap, nothing touched; a device's single page is put in place by mmap itself"),
-    ("map-read", "Map, read, unmap", "mmap shared, a read of each page, munmap"),
-    ("private-read", "Private, read", "mmap private, a read of each page, munmap"),
-    ("private-write", "Private, written", "mmap private, a write to each page, each of which copies it, munmap"),
-    ("first-touch", "First touch", "the writes to a new shared mapping alone"),
-    ("touch-after-dontneed", "Touch after MADV_DONTNEED", "the writes that bring the pages back; a udmabuf refuses the advice"),
-    ("fork", "Fork", "fork with all of it mapped shared and touched; the parent's part"),
-    ("fork-child-touch", "The child's first touch", "a write to each page in the new child"),
-    ("mprotect", "Protect", "mprotect to read-only and back, of a touched mapping"),
+    (
+        "map-write",
+        "Map, write, unmap",
+        "mmap shared, a write to each page, munmap",
+    ),
+    (
+        "map",
+        "Map, unmap",
+        "mmap shared and munmap, nothing touched; a device's single page is put in place by mmap itself",
+    ),
+    (
+        "map-read",
+        "Map, read, unmap",
+        "mmap shared, a read of each page, munmap",
+    ),
+    (
+        "private-read",
+        "Private, read",
+        "mmap private, a read of each page, munmap",
+    ),
+    (
+        "private-write",
+        "Private, written",
+        "mmap private, a write to each page, each of which copies it, munmap",
+    ),
+    (
+        "first-touch",
+        "First touch",
+        "the writes to a new shared mapping alone",
+    ),
+    (
+        "touch-after-dontneed",
+        "Touch after MADV_DONTNEED",
+        "the writes that bring the pages back; a udmabuf refuses the advice",
+    ),
+    (
+        "fork",
+        "Fork",
+        "fork with all of it mapped shared and touched; the parent's part",
+    ),
+    (
+        "fork-child-touch",
+        "The child's first touch",
+        "a write to each page in the new child",
+    ),
+    (
+        "mprotect",
+        "Protect",
+        "mprotect to read-only and back, of a touched mapping",
+    ),
 ];
-const MOVE: (&str, &str, &str) = ("mremap", "Move", "mremap of a touched mapping to another place");
+const MOVE: (&str, &str, &str) = (
+    "mremap",
+    "Move",
+    "mremap of a touched mapping to another place",
+);
 
 /// Rows of several CPUs.
 const PARALLEL: [(&str, &str, &str); 4] = [
-    ("map-write-2-processes", "Two processes map and write", "each on its CPU, at the same time"),
-    ("private-write-2-processes", "Two processes copy", "private mappings, each page written"),
-    ("map-write-2-threads", "Two threads map and write", "of one process: each munmap flushes the other CPU's TLB"),
-    ("first-touch-4-threads", "Four threads touch one mapping", "a quarter each, two threads a CPU"),
+    (
+        "map-write-2-processes",
+        "Two processes map and write",
+        "each on its CPU, at the same time",
+    ),
+    (
+        "private-write-2-processes",
+        "Two processes copy",
+        "private mappings, each page written",
+    ),
+    (
+        "map-write-2-threads",
+        "Two threads map and write",
+        "of one process: each munmap flushes the other CPU's TLB",
+    ),
+    (
+        "first-touch-4-threads",
+        "Four threads touch one mapping",
+        "a quarter each, two threads a CPU",
+    ),
 ];
 
 fn unit_name(unit: Unit) -> &'static str {
@@ -48,7 +108,11 @@ fn unit_name(unit: Unit) -> &'static str {
 pub fn page(data: &Data, date: &str, emulator: &str) -> Result<String> {
     let release = data.kernel_release();
     let counted = !data.names(Unit::Instructions).is_empty();
-    let unit = if counted { Unit::Instructions } else { Unit::Time };
+    let unit = if counted {
+        Unit::Instructions
+    } else {
+        Unit::Time
+    };
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -113,7 +177,9 @@ fn series_style() -> String {
 }
 
 fn machine(data: &Data, emulator: &str) -> String {
-    let Some(machine) = data.machines.first() else { return emulator.into() };
+    let Some(machine) = data.machines.first() else {
+        return emulator.into();
+    };
     match machine.cpu.contains("TCG") || machine.cpu.contains("QEMU") {
         true => format!("{emulator} without hardware virtualization"),
         false => machine.cpu.clone(),
@@ -156,10 +222,17 @@ fn figure(title: &str, svg: &str, caption: &str) -> Markup {
 
 fn by_pages(data: &Data, unit: Unit, row: &str, title: &str, caption: &str) -> Result<Markup> {
     let line = |peer: &&str| {
-        let rows = data.rows.iter().filter(|r| r.unit == unit && r.row == row && r.peer == *peer);
-        let mut points: Vec<(f64, f64)> = rows.map(|r| (r.pages as f64, r.median.max(1.0))).collect();
+        let rows = data
+            .rows
+            .iter()
+            .filter(|r| r.unit == unit && r.row == row && r.peer == *peer);
+        let mut points: Vec<(f64, f64)> =
+            rows.map(|r| (r.pages as f64, r.median.max(1.0))).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        (!points.is_empty()).then(|| Line { peer: (*peer).into(), points })
+        (!points.is_empty()).then(|| Line {
+            peer: (*peer).into(),
+            points,
+        })
     };
     let lines: Vec<Line> = PEERS.iter().filter_map(line).collect();
     if lines.is_empty() {
@@ -177,19 +250,38 @@ fn crossover(data: &Data, unit: Unit, way: &str) -> Result<Markup> {
             "whole" => Some(row.pages * data.machines.first()?.page_size),
             bytes => bytes.parse().ok(),
         };
-        let largest = data.rows.iter().filter(|r| r.unit == unit && r.row == format!("{way}-64")).map(|r| r.pages).max();
-        let rows = data.rows.iter().filter(|r| r.unit == unit && r.peer == peer && Some(r.pages) == largest);
-        let mut points: Vec<(f64, f64)> = rows.filter_map(|r| Some((bytes(r)? as f64, r.median.max(1.0)))).collect();
+        let largest = data
+            .rows
+            .iter()
+            .filter(|r| r.unit == unit && r.row == format!("{way}-64"))
+            .map(|r| r.pages)
+            .max();
+        let rows = data
+            .rows
+            .iter()
+            .filter(|r| r.unit == unit && r.peer == peer && Some(r.pages) == largest);
+        let mut points: Vec<(f64, f64)> = rows
+            .filter_map(|r| Some((bytes(r)? as f64, r.median.max(1.0))))
+            .collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points
     };
-    let (call, mapped) = (points("device", way), points("device", &format!("mapped-{way}")));
+    let (call, mapped) = (
+        points("device", way),
+        points("device", &format!("mapped-{way}")),
+    );
     if call.is_empty() || mapped.is_empty() {
         return Ok(html! {});
     }
-    let cheaper = call.iter().zip(&mapped).find(|(call, mapped)| call.1 <= mapped.1);
+    let cheaper = call
+        .iter()
+        .zip(&mapped)
+        .find(|(call, mapped)| call.1 <= mapped.1);
     let caption = match cheaper {
-        Some(((bytes, _), _)) => format!("From {} bytes on, the system call takes no more than the copy.", grouped(*bytes)),
+        Some(((bytes, _), _)) => format!(
+            "From {} bytes on, the system call takes no more than the copy.",
+            grouped(*bytes)
+        ),
         None => format!(
             "Nowhere does the system call take less: from {:.0} times the copy at {} bytes down to {:.2} times at {}.",
             call[0].1 / mapped[0].1,
@@ -199,9 +291,18 @@ fn crossover(data: &Data, unit: Unit, way: &str) -> Result<Markup> {
         ),
     };
     let lines = [
-        Line { peer: "device".into(), points: call },
-        Line { peer: "memfd".into(), points: points("memfd", way) },
-        Line { peer: "anon-private".into(), points: mapped },
+        Line {
+            peer: "device".into(),
+            points: call,
+        },
+        Line {
+            peer: "memfd".into(),
+            points: points("memfd", way),
+        },
+        Line {
+            peer: "anon-private".into(),
+            points: mapped,
+        },
     ];
     let svg = chart::lines("bytes", unit_name(unit), &lines)?;
     Ok(html! { figure {
@@ -218,13 +319,23 @@ fn crossover(data: &Data, unit: Unit, way: &str) -> Result<Markup> {
 fn messages(data: &Data) -> Result<Markup> {
     let mut charts = vec![];
     for unit in [Unit::Instructions, Unit::Time] {
-        let rows: Vec<&Row> = data.rows.iter().filter(|r| r.unit == unit && r.row == "round-trip").collect();
+        let rows: Vec<&Row> = data
+            .rows
+            .iter()
+            .filter(|r| r.unit == unit && r.row == "round-trip")
+            .collect();
         if rows.is_empty() {
             continue;
         }
         let bar = |row: &&Row| {
-            let n = PEERS.iter().position(|peer| *peer == row.peer).unwrap_or(PEERS.len());
-            Bar { name: row.peer.clone(), segments: vec![(n, row.median)] }
+            let n = PEERS
+                .iter()
+                .position(|peer| *peer == row.peer)
+                .unwrap_or(PEERS.len());
+            Bar {
+                name: row.peer.clone(),
+                segments: vec![(n, row.median)],
+            }
         };
         let bars: Vec<Bar> = rows.iter().map(bar).collect();
         let svg = chart::bars(unit_name(unit), &bars)?;
@@ -258,11 +369,17 @@ fn parallel(data: &Data) -> Result<Markup> {
 fn twin(data: &Data) -> Markup {
     let unit = Unit::Instructions;
     let ratio = |(row, pages): (&str, usize)| {
-        let (device, twin) = (data.get(unit, row, "device", pages)?, data.get(unit, row, "twin", pages)?);
+        let (device, twin) = (
+            data.get(unit, row, "device", pages)?,
+            data.get(unit, row, "twin", pages)?,
+        );
         Some((row.to_owned(), pages, device.clone(), twin.clone()))
     };
     let rows: Vec<_> = data.names(unit).into_iter().filter_map(ratio).collect();
-    let above = rows.iter().filter(|(_, _, device, twin)| device.median / twin.median > OF_TWIN).count();
+    let above = rows
+        .iter()
+        .filter(|(_, _, device, twin)| device.median / twin.median > OF_TWIN)
+        .count();
     html! { @if !rows.is_empty() {
         h2 { "What Rust costs" }
         p {
@@ -322,11 +439,24 @@ fn profile(data: &Data) -> Result<Markup> {
         names.sort_by(|a, b| b.1.total_cmp(&a.1));
         names.truncate(NAMED);
         let bar = |profile: &&Profile| {
-            let count = |name: &str| profile.functions.iter().find(|(n, _)| n == name).map_or(0.0, |(_, c)| *c);
-            let mut segments: Vec<(usize, f64)> = names.iter().enumerate().map(|(n, (name, _))| (n, count(name))).collect();
+            let count = |name: &str| {
+                profile
+                    .functions
+                    .iter()
+                    .find(|(n, _)| n == name)
+                    .map_or(0.0, |(_, c)| *c)
+            };
+            let mut segments: Vec<(usize, f64)> = names
+                .iter()
+                .enumerate()
+                .map(|(n, (name, _))| (n, count(name)))
+                .collect();
             let rest = profile.total() - segments.iter().map(|(_, c)| c).sum::<f64>();
             segments.push((PEERS.len(), rest));
-            Bar { name: profile.peer.clone(), segments }
+            Bar {
+                name: profile.peer.clone(),
+                segments,
+            }
         };
         let bars: Vec<Bar> = profiles.iter().map(bar).collect();
         let svg = chart::bars("instructions", &bars)?;

@@ -93,7 +93,10 @@ fn run(what: What) -> Result<bool, Box<dyn Error>> {
                 csv.serialize(row)?;
             }
             csv.flush()?;
-            fs::write(out.join("report.html"), html::page(&data, &date, &emulator))?;
+            fs::write(
+                out.join("report.html"),
+                html::page(&data, &date, &emulator)?,
+            )?;
             Ok(true)
         }
         What::Table { file } => {

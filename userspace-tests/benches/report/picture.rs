@@ -31,14 +31,21 @@ fn labelled(
     area.draw(&Rectangle::new(corners, TEXT.stroke_width(1)))?;
     for (i, line) in lines.iter().enumerate() {
         let at = (x + 8, y + 7 + i as i32 * 18);
-        area.draw(&Text::new(line.clone(), at, text(FONT, HPos::Left, VPos::Top)))?;
+        area.draw(&Text::new(
+            line.clone(),
+            at,
+            text(FONT, HPos::Left, VPos::Top),
+        ))?;
     }
     Ok(())
 }
 
 fn arrow(area: &Area, from: (i32, i32), to: (i32, i32)) -> Result<(), Box<dyn Error>> {
     area.draw(&PathElement::new([from, to], TEXT.stroke_width(2)))?;
-    area.draw(&Polygon::new([to, (to.0 - 9, to.1 - 5), (to.0 - 9, to.1 + 5)], TEXT.filled()))?;
+    area.draw(&Polygon::new(
+        [to, (to.0 - 9, to.1 - 5), (to.0 - 9, to.1 + 5)],
+        TEXT.filled(),
+    ))?;
     Ok(())
 }
 
@@ -67,7 +74,10 @@ pub fn picture(step: &Step) -> Result<String, Box<dyn Error>> {
         kernels: true,
     }];
     for entry in [&step.a, &step.b] {
-        if let Some(frame) = entry.frame.filter(|f| pages.iter().all(|page| page.frame != *f)) {
+        if let Some(frame) = entry
+            .frame
+            .filter(|f| pages.iter().all(|page| page.frame != *f))
+        {
             pages.push(Page {
                 frame,
                 count: entry.map_count,
@@ -86,10 +96,17 @@ pub fn picture(step: &Step) -> Result<String, Box<dyn Error>> {
         Some(frame) => format!("{name} leads to frame {frame:#x}"),
         None => format!("{name}'s entry is empty"),
     };
-    let description = format!("{}: {}, {}", step.title, leads("A", &step.a), leads("B", &step.b));
+    let description = format!(
+        "{}: {}, {}",
+        step.title,
+        leads("A", &step.a),
+        leads("B", &step.b)
+    );
     svg((WIDTH, HEIGHT as u32), &description, |area| {
         for (name, entry, top) in [("A", &step.a, 40), ("B", &step.b, 180)] {
-            let frame = entry.frame.map_or("empty".into(), |frame| format!("frame {frame:#x}"));
+            let frame = entry
+                .frame
+                .map_or("empty".into(), |frame| format!("frame {frame:#x}"));
             let lines = [
                 format!("Process {name}"),
                 format!("at {:#x}", entry.address),

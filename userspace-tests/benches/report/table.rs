@@ -49,7 +49,9 @@ impl Target {
         let cost = |peer, pages| data.median(Unit::Instructions, row, peer, pages);
         let (name, whole) = match of {
             Of::Best(peers) => {
-                let costs = peers.iter().filter_map(|peer| Some((*peer, cost(*peer, pages)?)));
+                let costs = peers
+                    .iter()
+                    .filter_map(|peer| Some((*peer, cost(*peer, pages)?)));
                 costs.min_by(|a, b| a.1.total_cmp(&b.1))?
             }
             Of::Peer(peer) => (peer, cost(peer, pages)?),
@@ -74,7 +76,13 @@ pub fn grouped(number: f64) -> String {
 
 fn aligned(lines: &[Vec<String>]) -> String {
     let mut text = String::new();
-    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
+    let width = |column: usize| {
+        lines
+            .iter()
+            .map(|line| line[column].len())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
     for line in lines {
         let _ = write!(text, "{:1$}", line[0], widths[0]);
@@ -89,8 +97,14 @@ fn aligned(lines: &[Vec<String>]) -> String {
 pub fn table(data: &Data) -> String {
     let mut text = String::new();
     for (unit, title) in [
-        (Unit::Instructions, "Instructions of the device, and as a part of what others take"),
-        (Unit::Time, "Time of the device as a part of what others take, in one run (its nanoseconds say nothing by themselves)"),
+        (
+            Unit::Instructions,
+            "Instructions of the device, and as a part of what others take",
+        ),
+        (
+            Unit::Time,
+            "Time of the device as a part of what others take, in one run (its nanoseconds say nothing by themselves)",
+        ),
     ] {
         let names = data.names(unit);
         if names.is_empty() {
@@ -99,17 +113,25 @@ pub fn table(data: &Data) -> String {
         let mut lines = vec![vec!["".into(), "pages".into(), "device".into()]];
         lines[0].extend(PEERS[1..].iter().map(|&peer| String::from(peer)));
         for (row, pages) in names {
-            let Some(device) = data.median(unit, row, "device", pages) else { continue };
+            let Some(device) = data.median(unit, row, "device", pages) else {
+                continue;
+            };
             let mut line = vec![row.into(), pages.to_string(), grouped(device)];
             line.extend(PEERS[1..].iter().map(|peer| {
-                let whole = data.median(unit, row, peer, pages).filter(|whole| *whole > 0.0);
+                let whole = data
+                    .median(unit, row, peer, pages)
+                    .filter(|whole| *whole > 0.0);
                 whole.map_or(String::new(), |whole| format!("{:.2}", device / whole))
             }));
             lines.push(line);
         }
         let _ = write!(text, "\n{title}\n\n{}", aligned(&lines));
     }
-    let mut lines: Vec<Vec<String>> = vec![["Targets", "pages", "of", "ratio", "at most", "met"].map(String::from).to_vec()];
+    let mut lines: Vec<Vec<String>> = vec![
+        ["Targets", "pages", "of", "ratio", "at most", "met"]
+            .map(String::from)
+            .to_vec(),
+    ];
     for target in &TARGETS {
         if let Some((of, ratio)) = target.ratio(data) {
             let met = (ratio * 100.0).round() <= (target.3 * 100.0).round();
@@ -129,8 +151,15 @@ pub fn table(data: &Data) -> String {
     let above = above_twin(data);
     if !data.names(Unit::Instructions).is_empty() {
         let _ = match above.is_empty() {
-            true => writeln!(text, "\nNo row takes more than {OF_TWIN} of what the twin in C takes."),
-            false => writeln!(text, "\nMore than {OF_TWIN} of what the twin in C takes: {}.", above.join(", ")),
+            true => writeln!(
+                text,
+                "\nNo row takes more than {OF_TWIN} of what the twin in C takes."
+            ),
+            false => writeln!(
+                text,
+                "\nMore than {OF_TWIN} of what the twin in C takes: {}.",
+                above.join(", ")
+            ),
         };
     }
     text
@@ -140,7 +169,10 @@ pub fn table(data: &Data) -> String {
 pub fn above_twin(data: &Data) -> Vec<String> {
     let unit = Unit::Instructions;
     let ratio = |(row, pages): (&str, usize)| {
-        let (device, twin) = (data.median(unit, row, "device", pages)?, data.median(unit, row, "twin", pages)?);
+        let (device, twin) = (
+            data.median(unit, row, "device", pages)?,
+            data.median(unit, row, "twin", pages)?,
+        );
         let ratio = device / twin;
         (ratio > OF_TWIN).then(|| format!("{row} of {pages} pages {ratio:.3}"))
     };
