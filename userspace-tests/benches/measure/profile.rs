@@ -12,6 +12,7 @@ use rustix::io;
 use crate::{
     memory::page,
     peer::{Memory, Peer, huge_pages},
+    rows::settle,
     tell,
     work::{Bench, By, Sharing, Touch, Work},
 };
@@ -66,6 +67,7 @@ pub fn run() -> io::Result<()> {
                 peer.name()
             );
             let memory = Memory::open(*peer, *pages)?;
+            settle();
             let mut bench = Bench::new(*work, &memory, *pages)?;
             for _ in 0..WARM_UP {
                 bench.once(|| 0.0)?;
