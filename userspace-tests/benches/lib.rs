@@ -104,6 +104,13 @@ pub struct Machine {
     pub unit: Unit,
 }
 
+impl Machine {
+    /// Whether its CPU is QEMU's own: with hardware virtualization it has the host's name.
+    pub fn is_emulated(&self) -> bool {
+        self.cpu.contains("TCG") || self.cpu.contains("QEMU") || self.cpu == "unknown"
+    }
+}
+
 /// A line of `measure`'s output.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

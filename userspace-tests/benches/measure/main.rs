@@ -67,7 +67,10 @@ fn main() -> ExitCode {
     if let Some(module) = options.module {
         peer::MODULE.set(module).expect("set once");
     }
-    tell(&Line::Machine(machine(unit)));
+    let machine = machine(unit);
+    let (kernel, cpu, cpus) = (&machine.kernel, &machine.cpu, machine.cpus);
+    eprintln!("measure: Linux {kernel} on {cpu}, CPUs: {cpus}");
+    tell(&Line::Machine(machine));
     pin(0);
     let done = match options.what {
         What::Instructions | What::Time => rows::measure(unit, options.scale, &options.row),

@@ -107,6 +107,8 @@ pub fn lines(x: &str, y: &str, lines: &[Line]) -> Result<String, Box<dyn Error>>
         return Err("a chart without a point".into());
     }
     let right = right.max(left * 2.0);
+    // Between ticks.
+    let steps = if high / low < 30.0 { 2.0 } else { 10.0 };
     let names: Vec<&str> = lines.iter().map(|line| &*line.peer).collect();
     let description = format!("{y} by {x}, on log axes: {}", names.join(", "));
     svg((WIDTH, HEIGHT), &description, |area| {
@@ -117,7 +119,7 @@ pub fn lines(x: &str, y: &str, lines: &[Line]) -> Result<String, Box<dyn Error>>
             .y_label_area_size(56)
             .build_cartesian_2d(
                 (left / 1.2..right * 1.2).log_scale().base(4.0),
-                (low / 1.5..high * 1.5).log_scale(),
+                (low / 1.5..high * 1.5).log_scale().base(steps),
             )?;
         chart
             .configure_mesh()
@@ -127,7 +129,6 @@ pub fn lines(x: &str, y: &str, lines: &[Line]) -> Result<String, Box<dyn Error>>
             .label_style(text(FONT, HPos::Left, VPos::Top))
             .axis_desc_style(text(FONT, HPos::Left, VPos::Top))
             .x_desc(x)
-            .y_desc(y)
             .x_labels(7)
             .y_labels(6)
             .x_label_formatter(&|x| binary(*x))

@@ -8,7 +8,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::{
     chart::{self, Bar, Line},
-    data::{Data, PEERS, Profile},
+    data::{Data, Function, PEERS, Profile},
     picture,
     table::{OF_TWIN, TARGETS, grouped},
 };
@@ -132,10 +132,10 @@ pub fn page(data: &Data, date: &str, emulator: &str) -> Result<String> {
                     p {
                         "Cost is counted in instructions that the emulated CPU executes: they are the same in every run, whatever else the host does. "
                         "A string instruction (" code { "rep movsb" } ") counts each byte it moves, so copies look dearer than they are. "
-                        "Time, where it is given, is a ratio within one run, and says nothing by itself."
+                        "Time, where it is given, is " (data.time_taken_on()) "."
                     }
                 } @else {
-                    p { "Cost is time, taken on the machine itself." }
+                    p { "Cost is " (data.time_taken_on()) "." }
                 }
                 @if counted { (in_short(data)) }
                 h2 { "By the size of the mapping" }
@@ -143,6 +143,15 @@ pub fn page(data: &Data, date: &str, emulator: &str) -> Result<String> {
                 div.charts {
                     @for (row, title, caption) in CHARTS.iter().chain([&MOVE]) {
                         (by_pages(data, unit, row, title, caption)?)
+                    }
+                }
+                @if counted && !data.names(Unit::Time).is_empty() {
+                    details { summary { "The same in time" }
+                        div.charts {
+                            @for (row, title, caption) in CHARTS.iter().chain([&MOVE]) {
+                                (by_pages(data, Unit::Time, row, title, caption)?)
+                            }
+                        }
                     }
                 }
                 h2 { "System call or mapping" }
@@ -177,12 +186,9 @@ fn series_style() -> String {
 }
 
 fn machine(data: &Data, emulator: &str) -> String {
-    let Some(machine) = data.machines.first() else {
-        return emulator.into();
-    };
-    match machine.cpu.contains("TCG") || machine.cpu.contains("QEMU") {
-        true => format!("{emulator} without hardware virtualization"),
-        false => machine.cpu.clone(),
+    match data.machines.first() {
+        Some(machine) if !machine.is_emulated() => machine.cpu.clone(),
+        _ => emulator.into(),
     }
 }
 
@@ -216,8 +222,8 @@ fn in_short(data: &Data) -> Markup {
     }
 }
 
-fn figure(title: &str, svg: &str, caption: &str) -> Markup {
-    html! { figure { h3 { (title) } (PreEscaped(svg)) figcaption { (caption) } } }
+fn figure(title: &str, unit: Unit, svg: &str, caption: &str) -> Markup {
+    html! { figure { h3 { (title) span.soft { ", " (unit_name(unit)) } } (PreEscaped(svg)) figcaption { (caption) } } }
 }
 
 fn by_pages(data: &Data, unit: Unit, row: &str, title: &str, caption: &str) -> Result<Markup> {
@@ -239,7 +245,7 @@ fn by_pages(data: &Data, unit: Unit, row: &str, title: &str, caption: &str) -> R
         return Ok(html! {});
     }
     let svg = chart::lines("pages", unit_name(unit), &lines)?;
-    Ok(figure(title, &svg, caption))
+    Ok(figure(title, unit, &svg, caption))
 }
 
 /// What a system call and a copy take by the number of bytes, and where one gets cheaper than the
@@ -306,7 +312,7 @@ fn crossover(data: &Data, unit: Unit, way: &str) -> Result<Markup> {
     ];
     let svg = chart::lines("bytes", unit_name(unit), &lines)?;
     Ok(html! { figure {
-        h3 { (way) "(2) or a mapping" }
+        h3 { (way) "(2) or a mapping" span.soft { ", " (unit_name(unit)) } }
         ul.legend {
             li { i.s0 {} (way) "(2) of the device" } li { i.s2 {} (way) "(2) of a memfd" } li { i.s9 {} "a mapping of the device" }
         }
@@ -341,9 +347,9 @@ fn messages(data: &Data) -> Result<Markup> {
         let svg = chart::bars(unit_name(unit), &bars)?;
         let caption = match unit {
             Unit::Instructions => "On one CPU, both processes and the switches between them.",
-            Unit::Time => "In one run; only the ratios mean something.",
+            Unit::Time => "On one CPU.",
         };
-        charts.push(figure(unit_name(unit), &svg, caption));
+        charts.push(figure("Round trip", unit, &svg, caption));
     }
     Ok(html! { @if !charts.is_empty() {
         h2 { "A message to another process and back" }
@@ -359,7 +365,7 @@ fn parallel(data: &Data) -> Result<Markup> {
     }
     Ok(html! { @if charts.iter().any(|chart| !chart.0.is_empty()) {
         h2 { "On two CPUs at once" }
-        p { "Time in nanoseconds of one run: what counts is how the lines lie to one another." }
+        p { "Here cost is " (data.time_taken_on()) "." }
         (legend())
         div.charts { @for chart in charts { (chart) } }
     } })
@@ -416,8 +422,10 @@ fn sizes(data: &Data) -> Markup {
     } }
 }
 
-/// How many functions have a colour of their own in a chart.
-const NAMED: usize = 10;
+/// How many functions of the kernel have a colour of their own in a chart.
+const NAMED: usize = 9;
+/// What the functions of the modules are drawn as.
+const OWN: &str = "the module's own code";
 
 fn profile(data: &Data) -> Result<Markup> {
     let mut groups: Vec<((&str, usize), Vec<&Profile>)> = vec![];
@@ -430,28 +438,24 @@ fn profile(data: &Data) -> Result<Markup> {
     }
     let mut charts = vec![];
     for ((row, pages), profiles) in &groups {
-        let mut totals: BTreeMap<&str, f64> = BTreeMap::new();
-        for (name, count) in profiles.iter().flat_map(|profile| &profile.functions) {
-            let total = totals.entry(name).or_default();
-            *total = total.max(*count);
+        let mut most: BTreeMap<&str, f64> = BTreeMap::new();
+        for profile in profiles {
+            for function in profile.functions.iter().filter(|function| !function.own) {
+                let most = most.entry(&function.name).or_default();
+                *most = most.max(function.count);
+            }
         }
-        let mut names: Vec<(&str, f64)> = totals.into_iter().collect();
+        let mut names: Vec<(&str, f64)> = most.into_iter().collect();
         names.sort_by(|a, b| b.1.total_cmp(&a.1));
         names.truncate(NAMED);
+        let names: Vec<&str> = [OWN]
+            .into_iter()
+            .chain(names.iter().map(|(name, _)| *name))
+            .collect();
         let bar = |profile: &&Profile| {
-            let count = |name: &str| {
-                profile
-                    .functions
-                    .iter()
-                    .find(|(n, _)| n == name)
-                    .map_or(0.0, |(_, c)| *c)
-            };
-            let mut segments: Vec<(usize, f64)> = names
-                .iter()
-                .enumerate()
-                .map(|(n, (name, _))| (n, count(name)))
-                .collect();
-            let rest = profile.total() - segments.iter().map(|(_, c)| c).sum::<f64>();
+            let segment = |(n, name): (usize, &&str)| (n, count(profile, name));
+            let mut segments: Vec<(usize, f64)> = names.iter().enumerate().map(segment).collect();
+            let rest = profile.total() - segments.iter().map(|(_, count)| count).sum::<f64>();
             segments.push((PEERS.len(), rest));
             Bar {
                 name: profile.peer.clone(),
@@ -464,14 +468,12 @@ fn profile(data: &Data) -> Result<Markup> {
             h3 { (row) ", " (pages) @if *pages == 1 { " page" } @else { " pages" } }
             (PreEscaped(svg))
             ul.legend {
-                @for (n, (name, _)) in names.iter().enumerate() { li { i class={ "s" (n) } {} code { (name) } } }
+                @for (n, name) in names.iter().enumerate() {
+                    li { i class={ "s" (n) } {} @if n == 0 { (name) } @else { code { (name) } } }
+                }
                 li { i class={ "s" (PEERS.len()) } {} "all others" }
             }
-            details { summary { "Functions of the device" }
-                div.wide { table { tbody {
-                    @for (name, count) in profiles[0].functions.iter().take(30) { tr { td { code { (name) } } td { (grouped(*count)) } } }
-                } } }
-            }
+            (functions(profiles))
         } });
     }
     Ok(html! { @if !charts.is_empty() {
@@ -479,6 +481,33 @@ fn profile(data: &Data) -> Result<Markup> {
         p { "By function of the kernel, counted by a plugin of the emulator. What is inlined counts where it ended up." }
         div.charts { @for chart in charts { (chart) } }
     } })
+}
+
+/// What a profile has for a function, or for [`OWN`].
+fn count(profile: &Profile, name: &str) -> f64 {
+    let wanted = |function: &&Function| match name {
+        OWN => function.own,
+        name => function.name == name && !function.own,
+    };
+    let functions = profile.functions.iter().filter(wanted);
+    functions.map(|function| function.count).sum()
+}
+
+/// The dearest functions of each peer, and all of the modules' own.
+fn functions(profiles: &[&Profile]) -> Markup {
+    html! {
+        @for profile in profiles {
+            details { summary { (profile.peer) ", by function" }
+                div.wide { table { tbody {
+                    @for (i, function) in profile.functions.iter().enumerate() {
+                        @if i < 25 || function.own {
+                            tr { td { code { (function.name) } } td { (format!("{:.1}", function.count)) } }
+                        }
+                    }
+                } } }
+            }
+        }
+    }
 }
 
 fn steps(data: &Data) -> Result<Markup> {

@@ -51,7 +51,7 @@ fn arrow(area: &Area, from: (i32, i32), to: (i32, i32)) -> Result<(), Box<dyn Er
 
 /// What fits into a box.
 fn quoted(text: &str) -> String {
-    let short: String = text.chars().take(20).collect();
+    let short: String = text.chars().take(17).collect();
     match short.len() < text.len() {
         true => format!("\u{201c}{short}\u{2026}\u{201d}"),
         false => format!("\u{201c}{short}\u{201d}"),
@@ -63,7 +63,8 @@ struct Page {
     frame: u64,
     count: u64,
     text: Option<String>,
-    kernels: bool,
+    /// The process that has it alone; none where it is the kernel's.
+    owner: Option<&'static str>,
 }
 
 pub fn picture(step: &Step) -> Result<String, Box<dyn Error>> {
@@ -71,9 +72,9 @@ pub fn picture(step: &Step) -> Result<String, Box<dyn Error>> {
         frame: step.frame,
         count: step.map_count,
         text: Some(step.text.clone()),
-        kernels: true,
+        owner: None,
     }];
-    for entry in [&step.a, &step.b] {
+    for (name, entry) in [("A", &step.a), ("B", &step.b)] {
         if let Some(frame) = entry
             .frame
             .filter(|f| pages.iter().all(|page| page.frame != *f))
@@ -82,7 +83,7 @@ pub fn picture(step: &Step) -> Result<String, Box<dyn Error>> {
                 frame,
                 count: entry.map_count,
                 text: entry.text.clone(),
-                kernels: false,
+                owner: Some(name),
             });
         }
     }
@@ -118,12 +119,12 @@ pub fn picture(step: &Step) -> Result<String, Box<dyn Error>> {
             }
         }
         for page in &pages {
-            let (colour, name) = match page.kernels {
-                true => (KERNEL, "The kernel's page"),
-                false => (COPY, "A copy"),
+            let (colour, name) = match page.owner {
+                None => (KERNEL, "The kernel's page".to_owned()),
+                Some(owner) => (COPY, format!("{owner}'s copy")),
             };
             let lines = [
-                name.to_owned(),
+                name,
                 format!("frame {:#x}", page.frame),
                 format!("mapped {} times", page.count).replace(" 1 times", " once"),
                 page.text.as_deref().map_or(String::new(), quoted),

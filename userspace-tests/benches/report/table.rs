@@ -96,15 +96,10 @@ fn aligned(lines: &[Vec<String>]) -> String {
 
 pub fn table(data: &Data) -> String {
     let mut text = String::new();
+    let time = format!("Time of the device ({})", data.time_taken_on());
     for (unit, title) in [
-        (
-            Unit::Instructions,
-            "Instructions of the device, and as a part of what others take",
-        ),
-        (
-            Unit::Time,
-            "Time of the device as a part of what others take, in one run (its nanoseconds say nothing by themselves)",
-        ),
+        (Unit::Instructions, "Instructions of the device"),
+        (Unit::Time, &*time),
     ] {
         let names = data.names(unit);
         if names.is_empty() {
@@ -125,7 +120,11 @@ pub fn table(data: &Data) -> String {
             }));
             lines.push(line);
         }
-        let _ = write!(text, "\n{title}\n\n{}", aligned(&lines));
+        let _ = write!(
+            text,
+            "\n{title}, and as a part of what others take\n\n{}",
+            aligned(&lines)
+        );
     }
     let mut lines: Vec<Vec<String>> = vec![
         ["Targets", "pages", "of", "ratio", "at most", "met"]
