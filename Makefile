@@ -3,7 +3,8 @@
 # The targets of this project; what they do is in scripts/. The module's own
 # build description is in Kbuild.
 
-# The VM's kernel: 7.3, 7.2, ..., or debug; empty is the newest that is supported.
+# The VM's kernel: 7.3, 7.2, 7.3-arm64, ..., see `scripts/kernel --help`; empty is the
+# newest that is supported.
 KERNEL =
 # Tests to run, by name.
 TESTS =
@@ -18,11 +19,14 @@ BASE = HEAD
 # A kernel build tree to build the module for with the host's tools.
 KDIR =
 
+# The crates have the module's.
+version = $(shell sed -nE 's/^version = "(.*)"/\1/p' userspace-tests/Cargo.toml)
+
 kernel = $(if $(KERNEL),--kernel '$(KERNEL)')
 
 # Kbuild asks for the file of this name only when there is no Kbuild, so
 # everything below is for people.
-.PHONY: module demo qemu-test long-test torture fuzz vm-run-test mutants bench bench-test bench-compare bench-check bench-keep shell check help clean distclean
+.PHONY: module demo qemu-test matrix long-test torture fuzz vm-run-test mutants bench bench-test bench-compare bench-check bench-keep shell check doc upstream-check rust-analyzer dist help clean distclean
 
 module: ## build rust_mmapdev.ko, for the VM's kernel or for KDIR=
 ifneq ($(KDIR),)
@@ -33,11 +37,14 @@ endif
 	@echo rust_mmapdev.ko
 
 demo: ## a guided tour of the device in the VM
-	@program=$$(scripts/crate-binary example demo) && \
+	@program=$$(scripts/crate-binary $(kernel) example demo) && \
 		scripts/vm-run $(kernel) --no-module -- "$$program"
 
 qemu-test: ## run the tests in the VM; TESTS=pattern runs some
 	@scripts/qemu-test $(kernel) $(if $(TESTS),'$(TESTS)')
+
+matrix: ## run the tests on every kernel there is, one table at the end
+	@scripts/matrix
 
 long-test: ## the same tests at length, for some hours; TESTS=, SEED=
 	@scripts/qemu-test $(kernel) --long $(if $(SEED),--seed '$(SEED)') $(if $(TESTS),'$(TESTS)')
@@ -75,13 +82,27 @@ shell: ## a shell in the VM with the module loaded
 check: ## formatting, lints and the rules of the source tree
 	@scripts/check
 
+doc: ## build the documentation of the abstractions and of the client library
+	@scripts/doc $(kernel)
+
+upstream-check: ## would the kernel take src/abstractions? lay it in its tree and see
+	@scripts/upstream-check
+
+rust-analyzer: ## tell editors of the module: writes rust-project.json
+	@scripts/rust-analyzer $(kernel)
+
+dist: ## an archive of the last commit's sources, from which all of this works
+	@mkdir -p build
+	@git archive --prefix=rust_mmapdev-$(version)/ -o build/rust_mmapdev-$(version).tar.gz HEAD
+	@echo build/rust_mmapdev-$(version).tar.gz
+
 help: ## list the targets
 	@echo 'make TARGET [KERNEL=7.2]   (without KERNEL: the newest supported; debug: one'
 	@echo '                            with the checks of qemu/debug.config)'
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 16
 
 clean: ## remove what was built here
-	rm -rf build rust_mmapdev.ko userspace-tests/target
+	rm -rf build rust_mmapdev.ko rust-project.json userspace-tests/target
 
 distclean: clean ## remove the cache as well: build tools and kernels
 	@scripts/remove-cache

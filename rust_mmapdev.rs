@@ -38,6 +38,8 @@ module! {
     },
 }
 
+module_version!("1.0.0");
+
 #[pin_data]
 struct RustMmapDev {
     #[pin]

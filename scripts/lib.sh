@@ -30,8 +30,9 @@ know_kernel() {
 	series=''              # 7.3; empty: the newest
 	flavour=amd64          # as in the names of Debian's packages
 	variant=''             # the flavour, or what else is special about it
-	arch=amd64             # Debian's name of the architecture
-	toolchain=plain        # the build root it is built in
+	arch=amd64             # Debian's name of the architecture, and Rust's
+	rust_target=x86_64-unknown-linux-gnu
+	toolchain=plain        # the build root that it is built in
 	make_options=()        # what its build system is told
 	case $1 in
 	sid) suite=sid variant=sid toolchain=sid ;;
@@ -43,7 +44,7 @@ know_kernel() {
 		case $flavour in
 		cloud | rt) flavour+=-amd64 ;;
 		arm64*)
-			arch=arm64 toolchain=arm64
+			arch=arm64 rust_target=aarch64-unknown-linux-gnu toolchain=arm64
 			make_options=(CROSS_COMPILE_COMPAT=arm-linux-gnueabihf-)
 			;;
 		esac
@@ -114,6 +115,11 @@ in_range() {
 	printf '%s\n' "$supported_min" "$1" "$supported_max" | sort -C -V
 }
 
+# The build root with the compilers for programs of the guest, and with its busybox.
+root_of_guest() { # ARCHITECTURE
+	if [[ $1 = amd64 ]]; then echo plain; else echo "$1"; fi
+}
+
 # check_series SERIES: not older than what the module is written for; newer may do.
 check_series() {
 	printf '%s\n' "$supported_min" "$1" | sort -C -V ||
@@ -161,4 +167,10 @@ make_entry() {
 	mkdir "$entry.part"
 	"$@" "$entry.part"
 	mv -T "$entry.part" "$entry"
+}
+
+# rustc_options CMD-FILE: what Kbuild told rustc about a crate when it built it,
+# for a shell to read; not what was to come of it.
+rustc_options() {
+	sed -nE '1{s/.* rustc (--edition.*) --crate-type rlib .*/\1/; s/ --emit=[^ ]*//g; p}' "$1"
 }

@@ -23,6 +23,7 @@ pub(crate) const fn this_module() -> *mut bindings::module {
 
 /// The value of a module parameter, of which `value()` returns a reference in Linux 7.2, and a copy
 /// since 7.3.
+#[allow(dead_code)] // Not every driver has one.
 pub(crate) fn parameter<T: Copy>(value: impl Borrow<T>) -> T {
     *value.borrow()
 }

@@ -369,7 +369,8 @@ pub trait MiscDevice: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Size in bytes, for `fixed_size_llseek()`: lseek(2) moves within `0..=size`, from the start, the position or the end.
+    /// Size in bytes: lseek(2) moves within `0..=size`, from the start, the position or the end, as
+    /// `fixed_size_llseek()` has it.
     fn size(_device: <Self::Ptr as ForeignOwnable>::Borrowed<'_>) -> usize {
         build_error!(VTABLE_DEFAULT_ERROR)
     }

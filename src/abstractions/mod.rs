@@ -12,4 +12,5 @@ pub mod iov;
 pub mod kunit;
 pub mod miscdevice;
 pub mod mm;
+pub mod module;
 pub mod task;

@@ -5,8 +5,9 @@
  * a futex in the mapping. examples/ring.rs is the same in Rust, and the two
  * work together.
  *
- *   ring produce N    puts the numbers 1 to N into the ring
- *   ring consume N    takes them out, and checks that all are there, in order
+ *   ring produce N [DEVICE]    puts the numbers 1 to N into the ring
+ *   ring consume N [DEVICE]    takes them out, and checks that all are there, in
+ *                              order
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -88,18 +89,21 @@ static uint32_t take(void)
 int main(int argc, char **argv)
 {
 	uint32_t count, number;
+	const char *device = "/dev/rust_mmapdev";
 	int fd, produce;
 
-	if (argc != 3 || (strcmp(argv[1], "produce") && strcmp(argv[1], "consume"))) {
-		fprintf(stderr, "usage: %s produce|consume N\n", argv[0]);
+	if (argc < 3 || argc > 4 || (strcmp(argv[1], "produce") && strcmp(argv[1], "consume"))) {
+		fprintf(stderr, "usage: %s produce|consume N [DEVICE]\n", argv[0]);
 		return 2;
 	}
 	produce = !strcmp(argv[1], "produce");
 	count = strtoul(argv[2], NULL, 0);
+	if (argc == 4)
+		device = argv[3];
 
-	fd = open("/dev/rust_mmapdev", O_RDWR);
+	fd = open(device, O_RDWR);
 	if (fd < 0) {
-		perror("/dev/rust_mmapdev");
+		perror(device);
 		return 1;
 	}
 	ring = mmap(NULL, sizeof(*ring), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

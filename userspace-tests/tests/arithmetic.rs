@@ -11,10 +11,12 @@ use range::{MAX_PAGES, bytes, page_count, pages};
 /// Any number, and those around which things break.
 fn any_usize() -> impl Strategy<Value = usize> {
     prop_oneof![
-        any::<usize>(),
-        0..10_usize,
-        (usize::MAX - 10)..=usize::MAX,
-        (0..64_u32, -2..=2_i64).prop_map(|(bit, off)| (1_usize << bit).wrapping_add(off as usize)),
+        1 => any::<usize>(),
+        4 => 0..8_usize,
+        2 => (usize::MAX - 8)..=usize::MAX,
+        1 => (MAX_PAGES - 2)..=(MAX_PAGES + 2),
+        1 => (0..64_u32, -2..=2_i64)
+            .prop_map(|(bit, off)| (1_usize << bit).wrapping_add(off as usize)),
     ]
 }
 
@@ -22,46 +24,10 @@ fn any_i64() -> impl Strategy<Value = i64> {
     any_usize().prop_map(|number| number as i64)
 }
 
-#[test]
-fn page_count_at_its_limits() {
-    for refused in [0, -1, i64::MIN, 262_145, i64::MAX, 1 << 32, (1 << 32) + 1] {
-        assert_eq!(page_count(refused), None, "{refused}");
-    }
-    for taken in [1, 2, 4096, 262_143, 262_144] {
-        assert_eq!(page_count(taken), Some(taken as usize), "{taken}");
-    }
-    assert_eq!(MAX_PAGES, 262_144);
-}
-
-#[test]
-fn pages_at_the_end() {
-    assert_eq!(pages(0, 4, 4), Some(0..4));
-    assert_eq!(pages(3, 1, 4), Some(3..4));
-    assert_eq!(pages(0, 5, 4), None, "one more than there are");
-    assert_eq!(pages(3, 2, 4), None, "one past the end");
-    assert_eq!(pages(4, 1, 4), None, "the first one behind the end");
-    assert_eq!(pages(4, 0, 4), None, "nothing");
-    assert_eq!(pages(usize::MAX, 2, 4), None, "a sum that wraps to 1");
-    assert_eq!(pages(usize::MAX, usize::MAX, usize::MAX), None);
-}
-
-#[test]
-fn bytes_at_the_end() {
-    assert_eq!(bytes(0, 4096, 4096), Some(0..4096));
-    assert_eq!(bytes(4000, 200, 4096), Some(4000..4096), "short at the end");
-    assert_eq!(bytes(4095, 1, 4096), Some(4095..4096));
-    assert_eq!(bytes(4096, 1, 4096), None, "at the end");
-    assert_eq!(bytes(-1, 1, 4096), None, "before the start");
-    assert_eq!(
-        bytes(1, usize::MAX, 4096),
-        Some(1..4096),
-        "a sum that wraps to 0"
-    );
-    assert_eq!(bytes(0, 0, 4096), Some(0..0), "nothing");
-    assert_eq!(bytes(i64::MAX, 1, 4096), None);
-}
-
 proptest! {
+    // So that three numbers are next to each other's edges often enough.
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
     #[test]
     fn page_count_is_the_number_in_range(parameter in any_i64()) {
         let expected = (1..=262_144).contains(&parameter).then_some(parameter as usize);

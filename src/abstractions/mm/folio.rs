@@ -189,8 +189,8 @@ impl Folio {
         }
     }
 
-    /// Whether the folio is in the page cache of the file with this `address_space`. It can leave it
-    /// at any moment, unless it is locked.
+    /// Whether the folio is in the page cache of the file with this `address_space`. Unless it is
+    /// locked, it can leave it at any moment.
     #[inline]
     pub(super) fn belongs_to(&self, mapping: *const bindings::address_space) -> bool {
         // SAFETY: By the type invariants the folio is in use. Who locks it may change the field,

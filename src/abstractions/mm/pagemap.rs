@@ -39,8 +39,8 @@ pub const HUGE_FOLIO_SIZE: usize = bindings::PMD_SIZE;
 ///
 /// # Invariants
 ///
-/// `file` is a reference to an open file, whose inode's size is one page more than `page_count`, and
-/// each folio in its `i_mapping` is uptodate and dirty and lies within those `page_count` pages.
+/// `file` is a reference to an open file, whose inode's size is one page more than `page_count`.
+/// Each folio in its `i_mapping` is uptodate and dirty and lies within those `page_count` pages.
 ///
 /// # Examples
 ///

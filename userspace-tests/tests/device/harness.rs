@@ -33,14 +33,14 @@ use crate::{
 };
 
 /// How long one test may take. Most take a few milliseconds, the longest some seconds in an
-/// emulated CPU.
-const TIME_LIMIT: Duration = Duration::from_secs(20);
+/// emulated CPU; on a machine that is busy with other things ten times as long.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// The same with `--long`.
 const LONG_TIME_LIMIT: Duration = Duration::from_secs(1800);
 
 /// How much longer things take on the debug kernel, with its checks at every turn.
-const DEBUG_FACTOR: u32 = 10;
+const DEBUG_FACTOR: u32 = 5;
 
 /// How a test's process gets to know of `--long`, `--seed N` and `--duration S`.
 const LONG: &str = "DEVICE_LONG";

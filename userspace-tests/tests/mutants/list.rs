@@ -804,6 +804,32 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "lifecycle::loads",
     ),
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "reads_as_long_as_they_say",
+            "a transfer is as long as what was copied",
+            MISCDEVICE,
+            [
+                "count.min(asked.saturating_sub(to.len()))",
+                "count.min(asked.max(to.len()))",
+            ],
+            "kunit::",
+        )
+    },
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "writes_as_long_as_they_say",
+            "a transfer is as long as what was copied",
+            MISCDEVICE,
+            [
+                "count.min(given.saturating_sub(from.len()))",
+                "count.min(given.max(from.len()))",
+            ],
+            "kunit::",
+        )
+    },
     // src/abstractions/task.rs
     mutant(
         "any_signal_is_fatal",
@@ -836,6 +862,19 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "fsx::",
     ),
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "copies_from_past_the_folio",
+            "nothing outside of a folio is copied",
+            IOV,
+            [
+                "let length = folio.accessible(offset, length);\n        if length == 0 {\n            return 0;\n        }\n        // SAFETY: The bytes lie within the folio, whose",
+                "// SAFETY: The bytes lie within the folio, whose",
+            ],
+            "kunit::",
+        )
+    },
     // src/abstractions/mm/folio.rs
     Mutant {
         kernel: "debug",
@@ -992,6 +1031,29 @@ pub const MUTANTS: &[Mutant] = &[
             [
                 "        if end > self.size() {\n            return Err(EINVAL);\n        }\n        let mut at",
                 "        let mut at",
+            ],
+            "kunit::",
+        )
+    },
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "counts_that_wrap",
+            "leaked references keep a folio for good",
+            FOLIO,
+            ["before < 0 || before == i32::MAX", "before == i32::MIN"],
+            "kunit::",
+        )
+    },
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "stores_to_a_bad_page",
+            "nothing is stored to a page with a memory error",
+            FOLIO,
+            [
+                "if self.accessible(offset, length) < length {",
+                "if length == usize::MAX {",
             ],
             "kunit::",
         )
@@ -1209,6 +1271,45 @@ pub const MUTANTS: &[Mutant] = &[
         "lifecycle::unload_logs",
     ),
     // src/abstractions/mm/virt.rs
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "faults_with_another_file_s_folio",
+            "only pages of the file itself are mapped",
+            VIRT,
+            [
+                "Ok(folio) if !folio.belongs_to(mapping) => Err(FaultError::Sigbus),",
+                "Ok(folio) if folio.belongs_to(core::ptr::null()) && mapping.is_null() => Err(FaultError::Sigbus),",
+            ],
+            "kunit::",
+        )
+    },
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "insertion_of_another_file_s_page",
+            "only pages of the file itself are mapped",
+            VIRT,
+            [
+                "if !mapping.is_some_and(|mapping| folio.belongs_to(mapping)) {",
+                "if mapping.is_none() {",
+            ],
+            "kunit::",
+        )
+    },
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "operations_for_a_mixed_map",
+            "a mixed map gets no operations",
+            VIRT,
+            [
+                "if vma.flags() & flags::MIXEDMAP != 0 {",
+                "if vma.flags() == !0 {",
+            ],
+            "kunit::",
+        )
+    },
     mutant(
         "no_fault_handler",
         "a page that nobody has read may be written to first",

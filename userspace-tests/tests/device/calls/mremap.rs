@@ -8,7 +8,7 @@ use crate::{
     harness::tests,
     support::{
         assert_same, errno,
-        memory::{self, Advice, Map, MapFlags, PRIVATE, RW, SHARED, mmap, page, private, shared},
+        memory::{self, Advice, Map, MapFlags, PRIVATE, RW, SHARED, page, private, shared},
         module::{fresh, live_mappings},
         pattern, pread, pwrite,
         signal::{BUS_ADRERR, SEGV_MAPERR, assert_segv, assert_signal, load, store},
@@ -20,9 +20,6 @@ tests![
     grows_past_the_end_into_sigbus,
     shrinks,
     moves,
-    moves_a_part,
-    of_nothing_duplicates_a_shared_mapping,
-    dontunmap_leaves_the_old_mapping,
 ];
 
 /// A mapping of `pages` pages from page `first` on, in front of `room` free ones.
@@ -158,78 +155,4 @@ fn moves() {
         &bytes[..page()],
         "a page nobody wrote to",
     );
-}
-
-/// A moved part stays the part it was: faults there find its pages, not the first ones.
-fn moves_a_part() {
-    let device = fresh(4);
-    let bytes = pattern(8, 4 * page());
-    pwrite(0, &bytes);
-    let map = shared(&device, 4);
-    let mut part = map.part(page(), 2 * page());
-    part.remap_onto(memory::anonymous(2, RW, PRIVATE))
-        .expect("mremap");
-    assert_same(&part.bytes(), &bytes[page()..3 * page()], "the moved part");
-    part.advise(Advice::LinuxDontNeed).expect("madvise");
-    assert_same(
-        &part.bytes(),
-        &bytes[page()..3 * page()],
-        "the moved part, faulted in",
-    );
-    map.advise_part(3 * page(), page(), Advice::LinuxDontNeed)
-        .expect("madvise");
-    assert_same(
-        &map.read(3 * page(), page()),
-        &bytes[3 * page()..],
-        "the part after the gap",
-    );
-    assert_segv(map.at(page()), SEGV_MAPERR, load);
-    assert_eq!(live_mappings(), 3);
-}
-
-fn of_nothing_duplicates_a_shared_mapping() {
-    let device = fresh(4);
-    let bytes = pattern(11, 4 * page());
-    pwrite(0, &bytes);
-    let map = mmap(&device, page() as u64, 3 * page(), RW, SHARED).expect("mmap");
-    let mut second = map.part(page(), 0);
-    second
-        .remap(2 * page(), MremapFlags::MAYMOVE)
-        .expect("mremap");
-    assert_eq!(live_mappings(), 2);
-    assert_same(&second.bytes(), &bytes[2 * page()..], "the second mapping");
-    assert_same(&map.bytes(), &bytes[page()..], "the first mapping");
-    second.write(0, b"through both");
-    assert_same(&map.read(page(), 12), b"through both", "the first mapping");
-    // There is no second one of what is one's own.
-    let map = private(&device, 4);
-    let result = map.part(0, 0).remap(page(), MremapFlags::MAYMOVE);
-    assert_eq!(errno(result), Errno::INVAL);
-}
-
-/// What was one's own goes along; the old place is a mapping of the device like a new one.
-fn dontunmap_leaves_the_old_mapping() {
-    for pages in [1, 4] {
-        let device = fresh(pages as u64);
-        let bytes = pattern(12, pages * page());
-        pwrite(0, &bytes);
-        for flags in [SHARED, PRIVATE] {
-            let old = mmap(&device, 0, pages * page(), RW, flags).expect("mmap");
-            old.write(0, b"moved");
-            let new = old.remap_dontunmap().expect("mremap");
-            assert_ne!(new.at(0), old.at(0));
-            assert_eq!(live_mappings(), 2, "{flags:?}");
-            assert_eq!(old.frames(), vec![None; pages], "{flags:?}");
-            assert_same(&new.read(0, 5), b"moved", "the new mapping");
-            assert_same(&new.bytes()[5..], &bytes[5..], "the new mapping");
-            let left = if flags == SHARED {
-                b"moved"
-            } else {
-                &bytes[..5]
-            };
-            assert_same(&old.read(0, 5), left, "the old mapping");
-            assert_same(&old.bytes()[5..], &bytes[5..], "the old mapping");
-            pwrite(0, &bytes);
-        }
-    }
 }

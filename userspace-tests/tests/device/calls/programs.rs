@@ -26,21 +26,16 @@ use crate::{
     harness::tests,
     support::{
         assert_same, errno,
-        memory::{Advice, Map, MapFlags, PRIVATE, READ, RW, SHARED, mmap, page, private, shared},
+        memory::{Advice, Map, MapFlags, READ, RW, SHARED, mmap, page, private, shared},
         module::{fresh, initial, live_mappings, references},
         open, pattern, pread,
         proc::{Setting, page_count, status_kib},
-        process::{Link, assert_dies_of, become_nobody, end, fork, try_fork},
+        process::{Link, become_nobody, end, fork, try_fork},
         pwrite, seccomp, system_call,
     },
 };
 
 tests![
-    madvise_with_every_advice,
-    madvise_of_bad_ranges,
-    dontfork_can_be_taken_back,
-    dontdump_can_be_taken_back,
-    guard_pages,
     mlockall_before_and_after_mmap,
     memlock_limit,
     address_space_limit_of_one_more_page,
@@ -55,173 +50,6 @@ tests![
     a_chroot_with_a_node_of_its_own,
     a_descriptor_taken_from_another_process,
 ];
-
-type Answer = Result<(), Errno>;
-
-const GUARD_INSTALL: i32 = 102;
-const GUARD_REMOVE: i32 = 103;
-
-const ADVICE: &[(&str, i32, Answer, Answer)] = &[
-    // Name, number, on a shared mapping, on a private mapping.
-    ("NORMAL", 0, Ok(()), Ok(())),
-    ("RANDOM", 1, Ok(()), Ok(())),
-    ("SEQUENTIAL", 2, Ok(()), Ok(())),
-    ("WILLNEED", 3, Ok(()), Ok(())),
-    ("DONTNEED", 4, Ok(()), Ok(())),
-    // Of anonymous memory only.
-    ("FREE", 8, Err(Errno::INVAL), Err(Errno::INVAL)),
-    // There are no holes in a buffer of a fixed size.
-    ("REMOVE", 9, Err(Errno::NODEV), Err(Errno::ACCESS)),
-    ("DONTFORK", 10, Ok(()), Ok(())),
-    ("DOFORK", 11, Ok(()), Ok(())),
-    ("MERGEABLE", 12, Ok(()), Ok(())),
-    ("UNMERGEABLE", 13, Ok(()), Ok(())),
-    ("HUGEPAGE", 14, Ok(()), Ok(())),
-    ("NOHUGEPAGE", 15, Ok(()), Ok(())),
-    ("DONTDUMP", 16, Ok(()), Ok(())),
-    ("DODUMP", 17, Ok(()), Ok(())),
-    ("WIPEONFORK", 18, Err(Errno::INVAL), Err(Errno::INVAL)),
-    ("KEEPONFORK", 19, Ok(()), Ok(())),
-    ("COLD", 20, Ok(()), Ok(())),
-    ("PAGEOUT", 21, Ok(()), Ok(())),
-    ("POPULATE_READ", 22, Ok(()), Ok(())),
-    ("POPULATE_WRITE", 23, Ok(()), Ok(())),
-    ("DONTNEED_LOCKED", 24, Ok(()), Ok(())),
-    // Into one huge page: the buffer's folios are as large as they get.
-    ("COLLAPSE", 25, Err(Errno::INVAL), Err(Errno::INVAL)),
-    ("GUARD_INSTALL", GUARD_INSTALL, Ok(()), Ok(())),
-    ("GUARD_REMOVE", GUARD_REMOVE, Ok(()), Ok(())),
-    (
-        "what does not exist",
-        99,
-        Err(Errno::INVAL),
-        Err(Errno::INVAL),
-    ),
-];
-
-fn advise(map: &Map, offset: usize, len: usize, advice: i32) -> io::Result<()> {
-    // SAFETY: the bytes of the mapping are never relied on by Rust.
-    system_call(unsafe { libc::madvise(map.at(0).wrapping_add(offset).cast(), len, advice) })
-        .map(drop)
-}
-
-/// Whatever the advice is, it is taken or refused, and the bytes are there.
-fn madvise_with_every_advice() {
-    let device = fresh(2);
-    let bytes = pattern(1, 2 * page());
-    pwrite(0, &bytes);
-    for (name, advice, on_shared, on_private) in ADVICE {
-        for (map, expected) in [
-            (shared(&device, 2), on_shared),
-            (private(&device, 2), on_private),
-        ] {
-            let result = advise(&map, 0, 2 * page(), *advice);
-            assert_eq!(result, *expected, "MADV_{name}");
-            if *advice == GUARD_INSTALL {
-                // Its own test is `guard_pages`.
-                advise(&map, 0, 2 * page(), GUARD_REMOVE).expect("MADV_GUARD_REMOVE");
-            }
-            assert_same(&map.bytes(), &bytes, name);
-            map.write(page(), &bytes[page()..]);
-        }
-    }
-    assert_same(&pread(0, 2 * page()), &bytes, "the buffer");
-}
-
-fn madvise_of_bad_ranges() {
-    let map = shared(fresh(2), 2);
-    for advice in [
-        libc::MADV_DONTNEED,
-        libc::MADV_WILLNEED,
-        libc::MADV_POPULATE_READ,
-    ] {
-        assert_eq!(advise(&map, 1, 1, advice), Err(Errno::INVAL), "unaligned");
-        assert_eq!(advise(&map, 0, 0, advice), Ok(()), "nothing");
-        assert_eq!(advise(&map, 0, 1, advice), Ok(()), "rounded up");
-        let huge = usize::MAX - page();
-        assert_eq!(advise(&map, 0, huge, advice), Err(Errno::INVAL), "wrapping");
-    }
-    map.unmap_part(page(), page()).expect("munmap");
-    for advice in [
-        libc::MADV_DONTNEED,
-        libc::MADV_WILLNEED,
-        libc::MADV_POPULATE_READ,
-    ] {
-        assert_eq!(
-            advise(&map, 0, 2 * page(), advice),
-            Err(Errno::NOMEM),
-            "a gap"
-        );
-    }
-    assert_same(&map.read(0, page()), &initial(page()), "the mapping");
-}
-
-fn dontfork_can_be_taken_back() {
-    let device = fresh(4);
-    for pages in [1, 4] {
-        let (map, own) = (shared(&device, pages), private(&device, pages));
-        own.write(0, b"own");
-        for map in [&map, &own] {
-            advise(map, 0, map.len(), libc::MADV_DONTFORK).expect("MADV_DONTFORK");
-            fork(|_| drop(map.bytes())).dies_of(Signal::SEGV);
-            advise(map, 0, map.len(), libc::MADV_DOFORK).expect("MADV_DOFORK");
-        }
-        fork(|_| {
-            map.write(0, b"child");
-            assert_same(&own.read(0, 3), b"own", "the private page");
-        })
-        .join();
-        assert_same(&map.read(0, 5), b"child", "the mapping");
-    }
-}
-
-fn dontdump_can_be_taken_back() {
-    let device = fresh(1);
-    let dumped = |map: &Map| {
-        let smaps = map.smaps();
-        let flags = smaps.lines().last().unwrap_or_default();
-        assert!(flags.starts_with("VmFlags:"), "{flags}");
-        !flags.contains(" dd")
-    };
-    for map in [shared(&device, 1), private(&device, 1)] {
-        assert!(dumped(&map));
-        advise(&map, 0, page(), libc::MADV_DONTDUMP).expect("MADV_DONTDUMP");
-        assert!(!dumped(&map));
-        advise(&map, 0, page(), libc::MADV_DODUMP).expect("MADV_DODUMP");
-        assert!(dumped(&map));
-    }
-}
-
-/// Pages that nobody may touch, without a VMA of their own.
-fn guard_pages() {
-    let device = fresh(4);
-    let bytes = pattern(2, 4 * page());
-    pwrite(0, &bytes);
-    for touched in [false, true] {
-        for flags in [SHARED, PRIVATE] {
-            let map = mmap(&device, 0, 4 * page(), RW, flags).expect("mmap");
-            if touched {
-                map.bytes();
-            }
-            advise(&map, page(), 2 * page(), GUARD_INSTALL).expect("MADV_GUARD_INSTALL");
-            for at in [page(), 2 * page(), 3 * page() - 1] {
-                assert_dies_of(Signal::SEGV, || drop(map.read(at, 1)));
-                assert_dies_of(Signal::SEGV, || map.write(at, b"x"));
-            }
-            for at in [0, 3 * page()] {
-                assert_same(
-                    &map.read(at, page()),
-                    &bytes[at..at + page()],
-                    "beside them",
-                );
-            }
-            assert_eq!(live_mappings(), 1);
-            assert_same(&pread(0, 4 * page()), &bytes, "the buffer");
-            advise(&map, 0, 4 * page(), GUARD_REMOVE).expect("MADV_GUARD_REMOVE");
-            assert_same(&map.bytes(), &bytes, "without them");
-        }
-    }
-}
 
 /// What is locked is there, counts, and can't be dropped.
 #[track_caller]
@@ -247,7 +75,8 @@ fn mlockall_before_and_after_mmap() {
         for map in after.iter().chain([&before, &own]) {
             assert_locked(map);
             assert_same(&map.bytes(), &initial(pages * page()), "the mapping");
-            advise(map, 0, map.len(), libc::MADV_DONTNEED_LOCKED).expect("madvise");
+            map.advise_by_number(0, map.len(), libc::MADV_DONTNEED_LOCKED)
+                .expect("madvise");
             assert_same(&map.bytes(), &initial(pages * page()), "faulted in");
         }
         after[0].write(0, b"locked");

@@ -3,15 +3,15 @@
 
 use rustix::{
     fs::{OFlags, fdatasync, fsync, syncfs},
-    io::{self, Errno},
+    io::{self},
     mm::{MsyncFlags, msync},
 };
 
 use crate::{
     harness::tests,
     support::{
-        assert_same, errno,
-        memory::{Advice, Map, PRIVATE, READ, RW, SHARED, mmap, page, private, shared},
+        assert_same,
+        memory::{Map, page, private, shared},
         module::fresh,
         open, pattern, pread,
         proc::{WRITEBACK, number, page_flags},
@@ -20,10 +20,7 @@ use crate::{
 };
 
 tests![
-    msync_with_every_flag,
-    msync_of_a_part,
     msync_changes_nothing,
-    msync_errors_are_a_files,
     fsync_and_fdatasync,
     there_is_nothing_to_write_out,
 ];
@@ -40,28 +37,6 @@ const FLAGS: [MsyncFlags; 5] = [
     MsyncFlags::SYNC.union(MsyncFlags::INVALIDATE),
     MsyncFlags::ASYNC.union(MsyncFlags::INVALIDATE),
 ];
-
-fn msync_with_every_flag() {
-    let device = fresh(1);
-    let read_only = mmap(open(OFlags::RDONLY), 0, page(), READ, SHARED).expect("mmap");
-    let absent = shared(&device, 1);
-    absent.advise(Advice::LinuxDontNeed).expect("madvise");
-    for map in [shared(&device, 1), private(&device, 1), read_only, absent] {
-        for flags in FLAGS {
-            sync(&map, 0, page(), flags).unwrap_or_else(|err| panic!("{flags:?}: {err}"));
-        }
-    }
-}
-
-fn msync_of_a_part() {
-    let device = fresh(4);
-    for prot_flags in [SHARED, PRIVATE] {
-        let map = mmap(&device, page() as u64, 3 * page(), RW, prot_flags).expect("mmap");
-        sync(&map, page(), page(), MsyncFlags::SYNC).expect("a page in the middle");
-        sync(&map, 0, 1, MsyncFlags::SYNC).expect("a byte");
-        sync(&map, 0, 0, MsyncFlags::SYNC).expect("nothing");
-    }
-}
 
 fn msync_changes_nothing() {
     let device = fresh(1);
@@ -83,34 +58,6 @@ fn msync_changes_nothing() {
         assert_same(&map.read(0, 6), b"kernel", "a write of the kernel's");
         assert_same(&copy.read(0, 4), b"mine", "private");
     }
-}
-
-fn msync_errors_are_a_files() {
-    let device = fresh(1);
-    let map = shared(&device, 1);
-    let both = MsyncFlags::SYNC | MsyncFlags::ASYNC;
-    for flags in [
-        both,
-        both | MsyncFlags::INVALIDATE,
-        MsyncFlags::from_bits_retain(0x80),
-    ] {
-        assert_eq!(
-            errno(sync(&map, 0, page(), flags)),
-            Errno::INVAL,
-            "{flags:?}"
-        );
-    }
-    assert_eq!(
-        errno(sync(&map, 1, 1, MsyncFlags::SYNC)),
-        Errno::INVAL,
-        "unaligned"
-    );
-    map.unmap_part(0, page()).expect("munmap");
-    assert_eq!(
-        errno(sync(&map, 0, page(), MsyncFlags::SYNC)),
-        Errno::NOMEM,
-        "not mapped"
-    );
 }
 
 fn fsync_and_fdatasync() {

@@ -291,11 +291,8 @@ fn ring_delivers_in_order() {
 
 // Where the ring has its words.
 const PUT: usize = 0;
-
 const CONSUMER_SLEEPS: usize = 4;
-
 const TAKEN: usize = 64;
-
 const PRODUCER_SLEEPS: usize = 68;
 
 fn until_set(word: &AtomicU32) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The README: its examples are the files that run here, and print what they say; its tables name
-//! tests that there are.
+//! The README and the pages it leads to: the README's examples are the files that run here, and print
+//! what they say; the pages' tables name tests that there are, in both languages the same.
 
 use rustix::{
     io,
@@ -20,11 +20,15 @@ use crate::{
 tests![
     shows_the_examples_as_they_are,
     names_tests_that_there_are,
+    says_the_same_in_chinese,
     the_c_example,
     the_rust_example
 ];
 
 const README: &str = include_str!("../../../../README.md");
+const CHINESE: &str = include_str!("../../../../README.zh.md");
+const GUIDE: &str = include_str!("../../../../docs/guide.md");
+const SECURITY: &str = include_str!("../../../../docs/security.md");
 const C_SOURCE: &str = include_str!("../../../c/hello.c");
 const RUST_SOURCE: &str = include_str!("../../../examples/hello.rs");
 const C_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
@@ -34,9 +38,9 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// What the guide claims: the section, and parts of names of tests.
-fn claims() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
-    README.lines().filter_map(|line| {
+/// What the guide claims, as `page` has it: the section, and parts of names of tests.
+fn claims(page: &str) -> impl Iterator<Item = (&str, Vec<&str>)> {
+    page.lines().filter_map(|line| {
         let cells: Vec<_> = line
             .strip_prefix("| ")?
             .strip_suffix(" |")?
@@ -56,25 +60,38 @@ fn claims() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
 pub fn tests_of_section(pattern: &str) -> Option<Vec<&'static str>> {
     let wanted = pattern.strip_prefix('s')?;
     wanted.parse::<f32>().ok()?;
-    let of_it = claims().filter(|(section, _)| section.starts_with(wanted));
+    let of_it = claims(GUIDE).filter(|(section, _)| section.starts_with(wanted));
     Some(of_it.flat_map(|(_, names)| names).collect())
 }
 
 fn names_tests_that_there_are() {
     let names: Vec<_> = harness::names().collect();
     let is_there = |part: &str| names.iter().any(|name| name.contains(part));
-    for line in README.lines().filter(|line| line.starts_with('|')) {
-        for part in quoted(line).filter(|part| part.contains("::")) {
-            assert!(is_there(part.trim_end_matches('…')), "no test {part}");
+    for line in [README, CHINESE, GUIDE, SECURITY]
+        .iter()
+        .flat_map(|page| page.lines())
+    {
+        if line.starts_with('|') {
+            for part in quoted(line).filter(|part| part.contains("::")) {
+                assert!(is_there(part.trim_end_matches('…')), "no test {part}");
+            }
         }
     }
-    assert!(claims().count() > 40, "the guide's claims");
-    for (section, names) in claims() {
+    assert!(claims(GUIDE).count() > 40, "the guide's claims");
+    for (section, names) in claims(GUIDE) {
         assert!(
             !names.is_empty(),
             "a claim of section {section} has no test"
         );
     }
+}
+
+fn says_the_same_in_chinese() {
+    let pairs = claims(GUIDE).zip(claims(CHINESE));
+    for (english, chinese) in pairs {
+        assert_eq!(english, chinese, "docs/guide.md, and README.zh.md");
+    }
+    assert_eq!(claims(GUIDE).count(), claims(CHINESE).count());
 }
 
 mod hello {

@@ -38,6 +38,7 @@ tests![
     more_than_all_memory_is_enomem,
     running_out_of_memory_is_enomem,
     the_module_is_gpl_and_says_so,
+    the_module_has_the_version_of_its_crates,
     loads_and_unloads_over_and_over,
     opens_race_with_unloads,
     exit_leaves_nothing,
@@ -237,6 +238,12 @@ fn the_module_is_gpl_and_says_so() {
             .any(|window| window == text.as_bytes());
         assert!(found, "modinfo has {text}");
     }
+}
+
+fn the_module_has_the_version_of_its_crates() {
+    fresh(1);
+    let version = fs::read_to_string("/sys/module/rust_mmapdev/version").expect("version");
+    assert_eq!(version.trim_end(), env!("CARGO_PKG_VERSION"));
 }
 
 /// 16 rounds of a 4 MiB buffer: a leaked one would show.

@@ -6,20 +6,17 @@ use std::{fs, thread, time::Duration};
 use rust_mmapdev::Device;
 use rustix::{
     fs::{AtFlags, CWD, Timespec, Timestamps, stat, utimensat},
-    io::{self, Errno},
-    mm::{mlock, munlock},
+    io::{self},
     pipe::pipe,
-    process::Signal,
 };
 
 use crate::{
     harness::tests,
     support::{
-        assert_same, errno,
+        assert_same,
         memory::{Advice, Map, PRIVATE, RW, SHARED, mmap, page, private, shared},
-        module::{fresh, initial},
+        module::fresh,
         pattern, pread,
-        proc::{MLOCKED, page_flags, settle_lists},
         process::fork,
         pwrite,
     },
@@ -32,14 +29,7 @@ tests![
     the_kernel_itself_faults_the_page_in,
     after_fork,
     after_fork_without_pages,
-    after_dontfork,
-    populate_read,
-    populate_write,
-    willneed_and_hints,
     pageout_and_cold_keep_the_bytes,
-    remove_and_free_are_refused,
-    dontdump,
-    mlock_and_munlock,
     after_memory_pressure,
     a_store_leaves_the_times_of_the_node,
     faults_race_with_each_other,
@@ -173,62 +163,6 @@ fn after_fork_without_pages() {
     assert_same(&map.bytes(), &bytes, "shared, in the parent");
 }
 
-fn after_dontfork() {
-    let device = fresh(1);
-    let map = shared(&device, 1);
-    map.advise(Advice::LinuxDontFork).expect("MADV_DONTFORK");
-    fork(|_| drop(map.bytes())).dies_of(Signal::SEGV);
-    assert_same(&map.bytes(), &initial(page()), "the parent's mapping");
-}
-
-fn populate_read() {
-    let device = fresh(4);
-    for map in [shared(&device, 4), private(&device, 4)] {
-        assert!(is_absent(&map));
-        map.advise(Advice::LinuxPopulateRead)
-            .expect("MADV_POPULATE_READ");
-        assert!(map.frames().iter().all(Option::is_some));
-        assert_same(&map.bytes(), &initial(4 * page()), "populated");
-    }
-}
-
-fn populate_write() {
-    let device = fresh(4);
-    let kernels = shared(&device, 4);
-    kernels.bytes();
-    let (map, copy) = (shared(&device, 4), private(&device, 4));
-    for map in [&map, &copy] {
-        assert!(is_absent(map));
-        map.advise(Advice::LinuxPopulateWrite)
-            .expect("MADV_POPULATE_WRITE");
-        assert!(map.frames().iter().all(Option::is_some));
-        assert_same(&map.bytes(), &initial(4 * page()), "populated");
-    }
-    assert_eq!(map.frames(), kernels.frames(), "shared: the kernel's pages");
-    for (own, kernels) in copy.frames().iter().zip(&kernels.frames()) {
-        assert!(
-            own.is_some() && own != kernels,
-            "private: a copy of each page"
-        );
-    }
-}
-
-fn willneed_and_hints() {
-    let device = fresh(4);
-    for map in [shared(&device, 2), private(&device, 2)] {
-        for advice in [
-            Advice::WillNeed,
-            Advice::Normal,
-            Advice::Sequential,
-            Advice::Random,
-        ] {
-            map.advise(advice)
-                .unwrap_or_else(|err| panic!("{advice:?}: {err}"));
-            assert_same(&map.bytes(), &initial(2 * page()), "after a hint");
-        }
-    }
-}
-
 fn pageout_and_cold_keep_the_bytes() {
     let device = fresh(4);
     let bytes = pattern(8, 4 * page());
@@ -248,60 +182,6 @@ fn pageout_and_cold_keep_the_bytes() {
             "private, not written to",
         );
         assert_same(&pread(0, 4 * page()), &bytes, "the buffer");
-    }
-}
-
-/// Nothing can punch a hole into the buffer: it has a fixed size and is always there.
-fn remove_and_free_are_refused() {
-    let device = fresh(1);
-    let map = shared(&device, 1);
-    let bytes = pattern(9, page());
-    map.write(0, &bytes);
-    assert_eq!(errno(map.advise(Advice::LinuxRemove)), Errno::NODEV);
-    assert_eq!(errno(map.advise(Advice::LinuxFree)), Errno::INVAL);
-    assert_same(&map.bytes(), &bytes, "the mapping");
-    assert_same(&pread(0, page()), &bytes, "the buffer");
-}
-
-fn dontdump() {
-    let device = fresh(1);
-    let map = shared(&device, 1);
-    map.advise(Advice::LinuxDontDump).expect("MADV_DONTDUMP");
-    let smaps = map.smaps();
-    let flags = smaps.lines().last().unwrap_or_default();
-    assert!(
-        flags.starts_with("VmFlags:") && flags.contains(" dd"),
-        "{flags}"
-    );
-    map.bytes();
-}
-
-/// Puts all of it in place, the copies of a private mapping that may be written to as well.
-fn mlock_and_munlock() {
-    let device = fresh(4);
-    let kernels = shared(&device, 4);
-    kernels.bytes();
-    let frames = kernels.frames();
-    for (map, same) in [(shared(&device, 4), true), (private(&device, 4), false)] {
-        assert!(is_absent(&map));
-        // SAFETY: locking changes nothing about what the memory holds.
-        unsafe { mlock(map.at(0).cast(), map.len()) }.expect("mlock");
-        settle_lists();
-        for (found, kernels) in map.frames().into_iter().zip(&frames) {
-            assert_eq!(found == *kernels, same);
-            let flags = page_flags(found.expect("a page that is locked"));
-            assert_eq!(flags & MLOCKED, MLOCKED, "{flags:x}");
-        }
-        assert_eq!(errno(map.advise(Advice::LinuxDontNeed)), Errno::INVAL);
-        assert_same(&map.bytes(), &initial(4 * page()), "locked");
-        // SAFETY: as above.
-        unsafe { munlock(map.at(0).cast(), map.len()) }.expect("munlock");
-        settle_lists();
-        for frame in map.frames().into_iter().flatten() {
-            assert_eq!(page_flags(frame) & MLOCKED, 0, "unlocked");
-        }
-        map.advise(Advice::LinuxDontNeed).expect("madvise");
-        assert_same(&map.bytes(), &initial(4 * page()), "unlocked");
     }
 }
 

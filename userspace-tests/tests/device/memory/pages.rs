@@ -9,7 +9,6 @@ use rust_mmapdev::{Device, Protection, Sharing};
 use rustix::{
     fs::{OFlags, seek, sendfile, tell},
     io::{self, Errno, IoSlice, ReadWriteFlags},
-    mm::MremapFlags,
     process::Signal,
 };
 
@@ -44,10 +43,6 @@ tests![
     two_mappings_of_a_page_in_one_process,
     overlapping_windows_in_two_processes,
     munmap_in_the_middle,
-    mremap_of_a_part,
-    mremap_shrinks_at_any_page,
-    mprotect_of_a_part,
-    madvise_of_a_part,
     every_second_page_copied_then_forked,
     parts_that_fit_together_again_merge,
     the_client_library_maps_windows,
@@ -488,119 +483,6 @@ fn munmap_in_the_middle() {
         drop(map);
         assert_eq!(live_mappings(), 0);
     }
-}
-
-fn mremap_of_a_part() {
-    for flags in [SHARED, PRIVATE] {
-        let device = stamped(10);
-        let map = window(&device, 1, 8, flags).expect("mmap");
-        map.write(3 * page() + 64, b"written");
-        let mut part = map.part(2 * page(), 3 * page());
-        part.remap_onto(memory::anonymous(3, RW, PRIVATE))
-            .expect("mremap");
-        assert_stamps(&part, 3);
-        assert_same(&part.read(page() + 64, 7), b"written", "what went along");
-        for at in [0, 1, 5, 6, 7] {
-            assert_stamp(&map, at, at + 1);
-        }
-        assert_dies_of(Signal::SEGV, || drop(map.read(2 * page(), 1)));
-        assert_eq!(live_mappings(), 3, "before, after, and the part");
-        // A page that comes back is that of the part, wherever it lies now.
-        part.advise(Advice::LinuxDontNeed).expect("madvise");
-        assert_stamps(&part, 3);
-        let kept = part.read(page() + 64, 7) == b"written";
-        assert_eq!(kept, flags == SHARED, "the private page is gone");
-        // It grows into the rest of the buffer, and past the end.
-        part.remap(8 * page(), MremapFlags::MAYMOVE).expect("grow");
-        for at in 0..7 {
-            assert_stamp(&part, at, 3 + at);
-        }
-        assert_dies_of(Signal::BUS, || drop(part.read(7 * page(), 1)));
-    }
-}
-
-fn mremap_shrinks_at_any_page() {
-    let device = stamped(8);
-    for count in 1..8 {
-        let mut map = window(&device, 0, 8, SHARED).expect("mmap");
-        map.remap(count * page(), MremapFlags::empty())
-            .expect("mremap");
-        assert_stamps(&map, 0);
-        let after = map.at(count * page());
-        // SAFETY: the test is to die.
-        assert_dies_of(Signal::SEGV, || unsafe {
-            after.read_volatile();
-        });
-        assert_eq!(live_mappings(), 1);
-    }
-}
-
-fn mprotect_of_a_part() {
-    for flags in [SHARED, PRIVATE] {
-        let device = stamped(8);
-        let map = window(&device, 0, 8, flags).expect("mmap");
-        map.protect_part(2 * page(), 3 * page(), MprotectFlags::READ)
-            .expect("mprotect");
-        map.protect_part(5 * page(), page(), MprotectFlags::empty())
-            .expect("mprotect");
-        for at in 2..5 {
-            assert_stamp(&map, at, at);
-            assert_dies_of(Signal::SEGV, || map.write(at * page() + 64, b"!"));
-        }
-        assert_dies_of(Signal::SEGV, || drop(map.read(5 * page(), 1)));
-        for at in [0, 1, 6, 7] {
-            map.write(at * page() + 64, b"written");
-        }
-        map.protect(MprotectFlags::READ | MprotectFlags::WRITE)
-            .expect("mprotect");
-        for at in 2..6 {
-            map.write(at * page() + 64, b"again");
-        }
-        assert_stamps(&map, 0);
-        assert_same(
-            &pread(4 * page() as u64 + 64, 5),
-            if flags == SHARED { b"again" } else { &[0; 5] },
-            "the buffer",
-        );
-    }
-}
-
-fn madvise_of_a_part() {
-    let device = stamped(8);
-    let copy = private(&device, 8);
-    for at in 0..8 {
-        copy.write(at * page(), b"one's own");
-    }
-    copy.advise_part(3 * page(), 2 * page(), Advice::LinuxDontNeed)
-        .expect("madvise");
-    for at in [0, 1, 2, 5, 6, 7] {
-        assert_same(
-            &copy.read(at * page(), 9),
-            b"one's own",
-            "a page that stays",
-        );
-    }
-    for at in [3, 4] {
-        assert_stamp(&copy, at, at);
-    }
-
-    let map = shared(&device, 8);
-    map.bytes();
-    let before = map.frames();
-    let missing = || -> Vec<_> { (0..8).filter(|&at| map.frames()[at].is_none()).collect() };
-    for advice in [Advice::LinuxPopulateRead, Advice::LinuxPopulateWrite] {
-        map.advise_part(page(), 2 * page(), Advice::LinuxDontNeed)
-            .expect("madvise");
-        assert_eq!(missing(), [1, 2]);
-        map.advise_part(3 * page(), page(), advice)
-            .expect("madvise");
-        assert_eq!(missing(), [1, 2], "the page was there: {advice:?}");
-        map.advise_part(2 * page(), 2 * page(), advice)
-            .expect("madvise");
-        assert_eq!(missing(), [0; 0], "one brings its neighbours: {advice:?}");
-    }
-    assert_stamps(&map, 0);
-    assert_eq!(map.frames(), before, "the same pages again");
 }
 
 fn every_second_page_copied_then_forked() {

@@ -58,14 +58,11 @@ tests![
 
 // Where `struct shared` of c/writers.c has what.
 const WORD: usize = 0;
-
 const COUNTER: usize = 8;
 
 /// Its first word is its futex.
 const MUTEX: usize = 64;
-
 const SPIN: usize = 384;
-
 const IN_C: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/writers"));
 
 /// The process in Rust: with a lock of its own making, with single atomic accesses, or with nothing.

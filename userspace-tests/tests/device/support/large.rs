@@ -2,7 +2,7 @@
 //! Buffers of several MiB whose every word is another, and mappings of them, with what each of them
 //! is to hold.
 
-use std::{cell::RefCell, collections::BTreeMap, fs, mem::forget, ops::Range};
+use std::{cell::RefCell, collections::BTreeMap, fs, mem::forget, ops::Range, path::Path};
 
 use rust_mmapdev::Device;
 use rustix::{fs::OFlags, io};
@@ -17,13 +17,19 @@ use super::{
 };
 use crate::harness::skip;
 
+/// Whether the kernel is built with transparent huge pages, that is, entries for them.
+pub fn has_huge_pages() -> bool {
+    Path::new("/sys/kernel/mm/transparent_hugepage").exists()
+}
+
 /// What an entry of the table above the page tables maps, in bytes. Skips the test where the kernel
 /// maps nothing by such entries.
 pub fn huge() -> usize {
+    if !has_huge_pages() {
+        skip("this kernel has no transparent huge pages");
+    }
     let file = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
-    let Ok(size) = fs::read_to_string(file) else {
-        skip("this kernel has no transparent huge pages")
-    };
+    let size = fs::read_to_string(file).expect(file);
     assert_eq!(size.trim().parse(), Ok(table()));
     table()
 }

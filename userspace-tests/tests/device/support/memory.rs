@@ -381,22 +381,6 @@ impl Map {
         Ok(())
     }
 
-    /// mremap(2) with MREMAP_DONTUNMAP: another mapping takes over the pages, this one stays.
-    pub fn remap_dontunmap(&self) -> io::Result<Map> {
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
-        // With a wish for the address, which rustix leaves to chance.
-        let nowhere = ptr::null_mut::<c_void>();
-        // SAFETY: the range belongs to `self`, and its content is never relied on by Rust.
-        let start = unsafe { libc::mremap(self.raw(0), self.len, self.len, flags, nowhere) };
-        if start == libc::MAP_FAILED {
-            return Err(last_errno());
-        }
-        Ok(Map {
-            start: start.cast(),
-            len: self.len,
-        })
-    }
-
     /// mremap(2) onto the range of `place`.
     pub fn remap_onto(&mut self, place: Map) -> io::Result<()> {
         let moved = self.remap_part_onto(self.len, place, MremapFlags::empty())?;

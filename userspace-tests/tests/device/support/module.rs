@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The module: loading, unloading, its state in /sys, its lines in the kernel's log.
 
-use std::{ffi::CString, fs, os::fd::OwnedFd, path::Path};
+use std::{
+    ffi::{CStr, CString},
+    fs,
+    os::fd::OwnedFd,
+    path::Path,
+};
 
 use rust_mmapdev::{Access, Device};
 use rustix::{
@@ -29,14 +34,24 @@ pub fn is_loaded() -> bool {
 
 /// insmod.
 pub fn load(parameters: &str) -> io::Result<()> {
-    let file = rustix::fs::open(FILE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    insmod(FILE, parameters)
+}
+
+/// rmmod: EAGAIN when the module is in use.
+pub fn unload() -> io::Result<()> {
+    rmmod(c"rust_mmapdev")
+}
+
+/// insmod of any module.
+pub fn insmod(file: &str, parameters: &str) -> io::Result<()> {
+    let file = rustix::fs::open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let parameters = CString::new(parameters).expect("parameters have no NUL");
     finit_module(file, &parameters, 0)
 }
 
-/// rmmod, which never waits: EAGAIN when the module is in use.
-pub fn unload() -> io::Result<()> {
-    delete_module(c"rust_mmapdev", OFlags::NONBLOCK.bits() as i32)
+/// rmmod of any module, which never waits: EAGAIN when it is in use.
+pub fn rmmod(name: &CStr) -> io::Result<()> {
+    delete_module(name, OFlags::NONBLOCK.bits() as i32)
 }
 
 pub fn unload_if_loaded() {

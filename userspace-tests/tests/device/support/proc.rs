@@ -6,6 +6,8 @@ use std::{
     mem::MaybeUninit,
     ops::Range,
     os::unix::fs::FileExt,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -132,10 +134,31 @@ pub fn settle_lists() {
     }
 }
 
+/// How long a machine that is busy may take to do what the kernel leaves for later.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Measures, over and over until it is as it should be or no wait helps.
+pub fn settled<T>(measure: impl Fn() -> T, is_good: impl Fn(&T) -> bool) -> T {
+    let start = Instant::now();
+    loop {
+        settle_lists();
+        let found = measure();
+        if is_good(&found) || start.elapsed() > PATIENCE {
+            return found;
+        }
+        sleep(Duration::from_millis(20));
+    }
+}
+
 /// Pages in memory that may only be swapped or cannot be reclaimed, but are neither a process's nor
 /// of shared memory: the buffer, what has leaked, and some constant.
 pub fn nobodys_pages() -> i64 {
     settle_lists();
+    unsettled_nobodys_pages()
+}
+
+/// The same count, with what the kernel has yet to free.
+pub fn unsettled_nobodys_pages() -> i64 {
     let listed = ["Active(anon)", "Inactive(anon)", "Unevictable"].map(meminfo);
     let owned = ["AnonPages", "Shmem"].map(meminfo);
     (listed.iter().sum::<i64>() - owned.iter().sum::<i64>()) / page() as i64

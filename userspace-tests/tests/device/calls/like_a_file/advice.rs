@@ -66,6 +66,9 @@ pub const ADVICE: &[(usize, &str)] = &[
     (GUARD_REMOVE, "GUARD_REMOVE"),
 ];
 
+/// Advice that changes what is in the page table.
+pub const TO_PAGES: [usize; 5] = [DONTNEED, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE];
+
 /// A case for every advice there is and for some that there is not, but for the two that harm pages.
 pub fn for_every_advice(body: impl Fn(&mut Trial, usize) + Copy + 'static) -> Vec<Case> {
     (0..=30)
@@ -127,18 +130,7 @@ pub fn madvise_of_bad_ranges() {
         NO_HOLES,
     )];
     let cases = for_every_advice(|t, advice| {
-        let (start, len) = (t.start, bytes(t.count));
-        for (step, at, len) in [
-            ("nothing", start, 0),
-            ("half a page", start, bytes(1) / 2),
-            ("an odd address", start + 1, len),
-            ("all addresses", start, usize::MAX),
-            ("what is free", t.at(t.count), bytes(1)),
-            ("and a page behind", start, len + bytes(1)),
-            ("and a page before", start - bytes(1), len),
-        ] {
-            let _ = t.call(step, libc::SYS_madvise, [at, len, advice]);
-        }
+        t.bad_ranges(libc::SYS_madvise, advice);
     });
     compare(SMALL, used, &cases, DIFFERS);
 }
@@ -204,16 +196,9 @@ pub fn madvise_and_children() {
 }
 
 pub fn madvise_of_guards() {
-    let advised = [
-        DONTNEED,
-        COLD,
-        PAGEOUT,
-        POPULATE_READ,
-        POPULATE_WRITE,
-        GUARD_INSTALL,
-    ];
-    let mut cases: Vec<_> = advised
+    let mut cases: Vec<_> = TO_PAGES
         .into_iter()
+        .chain([GUARD_INSTALL])
         .map(|advice| {
             case(name(advice, ADVICE), move |t| {
                 advise_middle(t, GUARD_INSTALL);
@@ -243,21 +228,14 @@ pub fn madvise_of_guards() {
 }
 
 pub fn madvise_past_the_end() {
-    let advised = [
-        DONTNEED,
-        COLD,
-        PAGEOUT,
-        POPULATE_READ,
-        POPULATE_WRITE,
-        GUARD_INSTALL,
-    ];
+    let advised = TO_PAGES.into_iter().chain([GUARD_INSTALL]);
     let cases = advised.map(|advice| {
         case(name(advice, ADVICE), move |t| {
             remap(t, t.rest() + 2, 0, 0);
             advise_all(t, advice);
         })
     });
-    compare(WINDOWS, used, &cases, &[]);
+    compare(WINDOWS, used, &cases.collect::<Vec<_>>(), &[]);
 }
 
 /// Lets ksmd look at all pages for so often that what is equal is one page.

@@ -31,18 +31,7 @@ pub fn mprotect_of_parts() {
             t.protect("not to", t.all(), RW);
         }),
         case("bad ranges", |t| {
-            let (start, len) = (t.start, bytes(t.count));
-            for (step, at, len) in [
-                ("nothing", start, 0),
-                ("half a page", start, bytes(1) / 2),
-                ("an odd address", start + 1, len),
-                ("all addresses", start, usize::MAX),
-                ("what is free", t.at(t.count), bytes(1)),
-                ("and a page behind", start, len + bytes(1)),
-                ("and a page before", start - bytes(1), len),
-            ] {
-                let _ = t.call(step, libc::SYS_mprotect, [at, len, READ]);
-            }
+            t.bad_ranges(libc::SYS_mprotect, READ);
         }),
         case("bits of no protection", |t| {
             for bit in 3..32 {

@@ -98,16 +98,7 @@ fn between() -> Vec<(String, Body)> {
         ("growth", |t| remap(t, t.rest() + 2, 0, 0)),
     ];
     let calls = calls.map(|(name, body)| -> (_, Body) { (name.to_owned(), Box::new(body)) });
-    let advised = [
-        DONTNEED,
-        COLD,
-        PAGEOUT,
-        POPULATE_READ,
-        POPULATE_WRITE,
-        COLLAPSE,
-        HUGEPAGE,
-        MERGEABLE,
-    ];
+    let advised = TO_PAGES.into_iter().chain([COLLAPSE, HUGEPAGE, MERGEABLE]);
     let advised = advised.map(|advice| -> (_, Body) {
         let body = move |t: &mut Trial| {
             t.store("store between", t.middle(), 4);

@@ -504,6 +504,22 @@ impl Trial {
         self.see(step, answers);
     }
 
+    /// A call on ranges that are not those of the mapping's pages.
+    pub fn bad_ranges(&mut self, number: c_long, argument: usize) {
+        let (start, len) = (self.start, bytes(self.count));
+        for (step, at, len) in [
+            ("nothing", start, 0),
+            ("half a page", start, bytes(1) / 2),
+            ("an odd address", start + 1, len),
+            ("all addresses", start, usize::MAX),
+            ("what is free", self.at(self.count), bytes(1)),
+            ("and a page behind", start, len + bytes(1)),
+            ("and a page before", start - bytes(1), len),
+        ] {
+            let _ = self.call(step, number, [at, len, argument]);
+        }
+    }
+
     pub fn advise(&mut self, step: impl Into<String>, pages: Range<usize>, advice: usize) {
         self.range(step, libc::SYS_madvise, pages, [advice]);
     }

@@ -590,6 +590,8 @@ fn remap_flags(u: &mut Unstructured) -> Result<Word> {
 }
 
 fn map_flags(u: &mut Unstructured) -> Result<Word> {
+    // It is x86's; elsewhere, a flag that nobody knows.
+    const MAP_32BIT: i32 = 0x40;
     // MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE, none, MAP_DROPPABLE.
     let sharing = one_of(u, &[1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 0, 8])?;
     if u.ratio(3, 4)? {
@@ -604,7 +606,7 @@ fn map_flags(u: &mut Unstructured) -> Result<Word> {
         libc::MAP_STACK,
         libc::MAP_HUGETLB,
         libc::MAP_SYNC,
-        libc::MAP_32BIT,
+        MAP_32BIT,
         libc::MAP_DENYWRITE,
         libc::MAP_FIXED_NOREPLACE,
         1 << 30,

@@ -16,7 +16,12 @@ const GUARD: usize = OWN + OWN_LEN;
 /// Where the device is mapped.
 const ARENA: usize = 0x6000_0000_0000;
 
-pub const OWN_LEN: usize = 0x2000;
+/// Two pages, of the largest kind that the processor's kernels have here.
+pub const OWN_LEN: usize = if cfg!(target_arch = "aarch64") {
+    2 << 14
+} else {
+    2 << 12
+};
 
 /// Room for windows of the largest buffer, one behind the other, and for more to grow into.
 fn arena_len() -> usize {
