@@ -52,8 +52,8 @@ impl Scale {
         match (self, unit) {
             (Self::Quick, Unit::Instructions) => (3e6, 3, 9),
             (Self::Quick, Unit::Time) => (3e6, 5, 21),
-            (_, Unit::Instructions) => (15e6, 3, 31),
-            (_, Unit::Time) => (15e6, 7, 101),
+            (_, Unit::Instructions) => (10e6, 3, 31),
+            (_, Unit::Time) => (10e6, 7, 101),
         }
     }
 

@@ -168,7 +168,10 @@ impl<'a> Bench<'a> {
         };
         bench.answer.write_pages();
         match work {
-            Work::Map(..) | Work::Window(_) | Work::FirstTouch => {}
+            Work::Map(..)
+            | Work::Window(_)
+            | Work::FirstTouch
+            | Work::Transfer(By::Read | By::Write, _) => {}
             Work::Move => {
                 let map = bench.map_all(Shared)?;
                 map.write_pages();

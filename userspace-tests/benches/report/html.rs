@@ -414,7 +414,7 @@ fn sizes(data: &Data) -> Markup {
         div.wide { table {
             thead { tr { th { "what" } th { "of" } th { "bytes" } } }
             tbody { @for size in &data.sizes { tr {
-                td { (match &*size.what { "module" => "code and data of the loaded module", other => other }) }
+                td { (match &*size.what { "module" => "code and data of the loaded module", _ => "kernel memory for a page, itself included" }) }
                 td { (size.peer) }
                 td { (if size.bytes < 10_000.0 { format!("{:.1}", size.bytes) } else { grouped(size.bytes) }) }
             } } }
