@@ -6,8 +6,8 @@
 //! line. Progress goes to stderr.
 //!
 //! The thread's own CPU time is taken, so that nothing else in the guest counts, and the clock's own
-//! cost is taken off. All peers of a row take turns, and so meet the same machine. How often the work is
-//! done depends on what it costs, as the whole must not take long.
+//! cost is taken off. How often the work is done depends on what it costs, as the whole must not take
+//! long.
 
 mod memory;
 mod message;

@@ -112,8 +112,12 @@ pub fn measure(unit: Unit, scale: Scale, pattern: &str) -> io::Result<()> {
         let works: Vec<Work> = scale.works(pages).into_iter().filter(wanted).collect();
         let peers = scale.peers().iter().filter(|peer| peer.has(pages));
         let peers: Vec<Peer> = peers.copied().collect();
-        // Of the largest size there is no room for several at once.
-        let groups = if pages > 4096 { 1 } else { peers.len() };
+        // An instruction is one at any time, so each peer has the machine, and the tree of VMAs, to
+        // itself. Time drifts, so all take turns.
+        let groups = match unit {
+            Unit::Instructions => 1,
+            Unit::Time => peers.len(),
+        };
         for group in peers.chunks(groups) {
             if works.is_empty() {
                 continue;
@@ -135,7 +139,11 @@ pub fn measure(unit: Unit, scale: Scale, pattern: &str) -> io::Result<()> {
             let memories: Vec<(Peer, Memory)> = group.iter().filter_map(open).collect();
             settle();
             for &work in &works {
-                row(unit, scale, work, pages, &memories, overhead);
+                // A fork copies all mappings that there are.
+                let alone = matches!(work, Work::Fork | Work::ChildTouch);
+                for memories in memories.chunks(if alone { 1 } else { groups }) {
+                    row(unit, scale, work, pages, memories, overhead);
+                }
             }
         }
     }
