@@ -30,6 +30,16 @@ pub struct Row {
     pub runs: usize,
 }
 
+impl Row {
+    /// What counts: the median, but of time the least, as all that disturbs adds to it.
+    pub fn cost(&self) -> f64 {
+        match self.unit {
+            Unit::Instructions => self.median,
+            Unit::Time => self.min,
+        }
+    }
+}
+
 /// A size in bytes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Size {

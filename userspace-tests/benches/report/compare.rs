@@ -21,11 +21,11 @@ pub fn moved(before: &Data, after: &Data) -> bool {
     let unit = Unit::Instructions;
     let (mut rows, mut dearer, mut cheaper) = (0, 0, 0);
     for (row, pages) in after.names(unit) {
-        let Some(was) = before.median(unit, row, "device", pages) else {
+        let Some(was) = before.cost(unit, row, "device", pages) else {
             println!("{row}, {pages} pages: new");
             continue;
         };
-        let Some(is) = after.median(unit, row, "device", pages) else {
+        let Some(is) = after.cost(unit, row, "device", pages) else {
             continue;
         };
         rows += 1;
@@ -64,7 +64,7 @@ pub fn check(path: &Path, emulator: &str, keep: bool, run: &Data) -> Result<bool
         rows: BTreeMap::new(),
     };
     for (row, pages) in run.names(Unit::Instructions) {
-        if let Some(count) = run.median(Unit::Instructions, row, "device", pages) {
+        if let Some(count) = run.cost(Unit::Instructions, row, "device", pages) {
             now.rows.entry(row.into()).or_default().insert(pages, count);
         }
     }

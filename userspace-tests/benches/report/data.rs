@@ -158,8 +158,8 @@ impl Data {
             .find(|r| r.unit == unit && r.row == row && r.peer == peer && r.pages == pages)
     }
 
-    pub fn median(&self, unit: Unit, row: &str, peer: &str, pages: usize) -> Option<f64> {
-        Some(self.get(unit, row, peer, pages)?.median)
+    pub fn cost(&self, unit: Unit, row: &str, peer: &str, pages: usize) -> Option<f64> {
+        Some(self.get(unit, row, peer, pages)?.cost())
     }
 
     /// Names and sizes of the rows of a unit, in the order of their first appearance.

@@ -233,7 +233,7 @@ fn by_pages(data: &Data, unit: Unit, row: &str, title: &str, caption: &str) -> R
             .iter()
             .filter(|r| r.unit == unit && r.row == row && r.peer == *peer);
         let mut points: Vec<(f64, f64)> =
-            rows.map(|r| (r.pages as f64, r.median.max(1.0))).collect();
+            rows.map(|r| (r.pages as f64, r.cost().max(1.0))).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         (!points.is_empty()).then(|| Line {
             peer: (*peer).into(),
@@ -267,7 +267,7 @@ fn crossover(data: &Data, unit: Unit, way: &str) -> Result<Markup> {
             .iter()
             .filter(|r| r.unit == unit && r.peer == peer && Some(r.pages) == largest);
         let mut points: Vec<(f64, f64)> = rows
-            .filter_map(|r| Some((bytes(r)? as f64, r.median.max(1.0))))
+            .filter_map(|r| Some((bytes(r)? as f64, r.cost().max(1.0))))
             .collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points
@@ -340,7 +340,7 @@ fn messages(data: &Data) -> Result<Markup> {
                 .unwrap_or(PEERS.len());
             Bar {
                 name: row.peer.clone(),
-                segments: vec![(n, row.median)],
+                segments: vec![(n, row.cost())],
             }
         };
         let bars: Vec<Bar> = rows.iter().map(bar).collect();
@@ -384,7 +384,7 @@ fn twin(data: &Data) -> Markup {
     let rows: Vec<_> = data.names(unit).into_iter().filter_map(ratio).collect();
     let above = rows
         .iter()
-        .filter(|(_, _, device, twin)| device.median / twin.median > OF_TWIN)
+        .filter(|(_, _, device, twin)| device.cost() / twin.cost() > OF_TWIN)
         .count();
     html! { @if !rows.is_empty() {
         h2 { "What Rust costs" }
@@ -398,9 +398,9 @@ fn twin(data: &Data) -> Markup {
             div.wide { table {
                 thead { tr { th { "row" } th { "pages" } th { "Rust" } th { "C" } th { "ratio" } } }
                 tbody { @for (row, pages, device, twin) in &rows {
-                    @let ratio = device.median / twin.median;
+                    @let ratio = device.cost() / twin.cost();
                     tr {
-                        td { (row) } td { (pages) } td { (grouped(device.median)) } td { (grouped(twin.median)) }
+                        td { (row) } td { (pages) } td { (grouped(device.cost())) } td { (grouped(twin.cost())) }
                         td class=(if ratio > OF_TWIN { "bad" } else { "good" }) { (format!("{ratio:.3}")) }
                     }
                 } }
@@ -550,7 +550,7 @@ fn smaps(step: &Step) -> Markup {
 fn all(data: &Data) -> Markup {
     html! {
         h2 { "All figures" }
-        p { "Medians with the least and the most of the runs; " code { "results.json" } " and " code { "results.csv" } " have the same." }
+        p { "Medians with the least and the most of the runs; charts and tables of time have the least, as all that disturbs adds to it. " code { "results.json" } " and " code { "results.csv" } " have the same." }
         @for unit in [Unit::Instructions, Unit::Time] {
             @let names = data.names(unit);
             @if !names.is_empty() {

@@ -46,7 +46,7 @@ impl Target {
     /// What the device's cost is a part of, by name, and the part.
     pub fn ratio(&self, data: &Data) -> Option<(String, f64)> {
         let Self(row, pages, of, _) = *self;
-        let cost = |peer, pages| data.median(Unit::Instructions, row, peer, pages);
+        let cost = |peer, pages| data.cost(Unit::Instructions, row, peer, pages);
         let (name, whole) = match of {
             Of::Best(peers) => {
                 let costs = peers
@@ -108,13 +108,13 @@ pub fn table(data: &Data) -> String {
         let mut lines = vec![vec!["".into(), "pages".into(), "device".into()]];
         lines[0].extend(PEERS[1..].iter().map(|&peer| String::from(peer)));
         for (row, pages) in names {
-            let Some(device) = data.median(unit, row, "device", pages) else {
+            let Some(device) = data.cost(unit, row, "device", pages) else {
                 continue;
             };
             let mut line = vec![row.into(), pages.to_string(), grouped(device)];
             line.extend(PEERS[1..].iter().map(|peer| {
                 let whole = data
-                    .median(unit, row, peer, pages)
+                    .cost(unit, row, peer, pages)
                     .filter(|whole| *whole > 0.0);
                 whole.map_or(String::new(), |whole| format!("{:.2}", device / whole))
             }));
@@ -125,6 +125,14 @@ pub fn table(data: &Data) -> String {
             "\n{title}, and as a part of what others take\n\n{}",
             aligned(&lines)
         );
+        // Peers of one row only: those without memory.
+        for row in data.rows.iter().filter(|row| row.unit == unit) {
+            let device = data.cost(unit, &row.row, "device", row.pages);
+            if let (false, Some(device)) = (PEERS.contains(&&*row.peer), device) {
+                let ratio = device / row.cost();
+                let _ = writeln!(text, "{} of {}: {ratio:.2}", row.row, row.peer);
+            }
+        }
     }
     let mut lines: Vec<Vec<String>> = vec![
         ["Targets", "pages", "of", "ratio", "at most", "met"]
@@ -169,8 +177,8 @@ pub fn above_twin(data: &Data) -> Vec<String> {
     let unit = Unit::Instructions;
     let ratio = |(row, pages): (&str, usize)| {
         let (device, twin) = (
-            data.median(unit, row, "device", pages)?,
-            data.median(unit, row, "twin", pages)?,
+            data.cost(unit, row, "device", pages)?,
+            data.cost(unit, row, "twin", pages)?,
         );
         let ratio = device / twin;
         (ratio > OF_TWIN).then(|| format!("{row} of {pages} pages {ratio:.3}"))
