@@ -204,6 +204,10 @@ fn legend() -> Markup {
 fn in_short(data: &Data) -> Markup {
     html! {
         h2 { "In short" }
+        p {
+            "What the device takes, as a part of what another takes. map-write is mmap shared, a write to each page, munmap; window the same with 1000 of the pages, from an odd one on; "
+            "read and write are one system call for all of it."
+        }
         div.wide { table {
             thead { tr { th { "row" } th { "pages" } th { "part of" } th { "ratio" } th { "at most" } } }
             tbody {
@@ -394,6 +398,7 @@ fn twin(data: &Data) -> Markup {
             " more than " (OF_TWIN) " of what C takes."
         }
         (sizes(data))
+        p { "Memory for a page is the kernel's, with what it takes to find the page. insmod of a small buffer costs what there is to load: the Rust module's code is larger, and so is what its file has besides." }
         details { summary { "Each row" }
             div.wide { table {
                 thead { tr { th { "row" } th { "pages" } th { "Rust" } th { "C" } th { "ratio" } } }
@@ -414,7 +419,7 @@ fn sizes(data: &Data) -> Markup {
         div.wide { table {
             thead { tr { th { "what" } th { "of" } th { "bytes" } } }
             tbody { @for size in &data.sizes { tr {
-                td { (match &*size.what { "module" => "code and data of the loaded module", _ => "kernel memory for a page, itself included" }) }
+                td { (match &*size.what { "module" => "the loaded module", _ => "memory for a page" }) }
                 td { (size.peer) }
                 td { (if size.bytes < 10_000.0 { format!("{:.1}", size.bytes) } else { grouped(size.bytes) }) }
             } } }
