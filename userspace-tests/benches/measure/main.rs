@@ -71,6 +71,9 @@ fn main() -> ExitCode {
     let (kernel, cpu, cpus) = (&machine.kernel, &machine.cpu, machine.cpus);
     eprintln!("measure: Linux {kernel} on {cpu}, CPUs: {cpus}");
     tell(&Line::Machine(machine));
+    // Large buffers are unmapped when they are freed: a fork copies all that there is.
+    // SAFETY: sets a number; there is no other thread.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 64 << 10) };
     pin(0);
     let done = match options.what {
         What::Instructions | What::Time => rows::measure(unit, options.scale, &options.row),

@@ -271,6 +271,10 @@ fn row(
             }
             let rounds = budget / (first.max(1.0) * turn.times as f64);
             turn.rounds = (rounds as usize).clamp(least, most);
+            // A round to warm up.
+            if turn.cheap && turn.cost(overhead).map_err(start).is_err() {
+                continue;
+            }
         }
         turns.push(turn);
     }
