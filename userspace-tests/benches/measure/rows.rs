@@ -374,19 +374,14 @@ pub fn settle() {
     thread::sleep(Duration::from_secs(2));
 }
 
-/// Bytes of memory that nobody uses.
+/// Bytes of memory that nobody uses: what is free in each zone, and what CPUs keep at hand of it.
 fn free_memory() -> f64 {
-    // What each CPU keeps to itself goes back.
-    let _ = fs::write("/proc/sys/vm/compact_memory", "1");
     settle();
-    let meminfo = fs::read_to_string("/proc/meminfo").expect("meminfo");
-    let free = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemFree:"));
-    let free = free.and_then(|free| free.trim().strip_suffix(" kB"));
-    free.expect("MemFree")
-        .trim()
-        .parse::<f64>()
-        .expect("a number")
-        * 1024.0
+    let zones = fs::read_to_string("/proc/zoneinfo").expect("zoneinfo");
+    let pages = |line: &str| {
+        let count = line.trim().strip_prefix("pages free");
+        let count = count.or_else(|| line.trim().strip_prefix("count:"))?;
+        count.trim().parse::<f64>().ok()
+    };
+    zones.lines().filter_map(pages).sum::<f64>() * page() as f64
 }
