@@ -11,6 +11,7 @@
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/pagemap.h>
+#include <linux/signal.h>
 #include <linux/stat.h>
 #include <linux/userfaultfd_k.h>
 
@@ -29,6 +30,8 @@ const unsigned int RUST_CONST_HELPER_MAX_XAS_ORDER = MAX_XAS_ORDER;
 const unsigned int RUST_CONST_HELPER_PREFERRED_MAX_PAGECACHE_ORDER =
 	PREFERRED_MAX_PAGECACHE_ORDER;
 const unsigned int RUST_CONST_HELPER_AS_FOLIO_ORDER_MASK = AS_FOLIO_ORDER_MASK;
+
+const size_t RUST_CONST_HELPER_SIG_KTHREAD = (size_t)SIG_KTHREAD;
 
 const size_t RUST_CONST_HELPER_PMD_SIZE = PMD_SIZE;
 const unsigned int RUST_CONST_HELPER_PMD_ORDER = PMD_ORDER;

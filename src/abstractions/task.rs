@@ -29,9 +29,9 @@ pub fn fatal_signal_pending() -> bool {
     if !current!().signal_pending() {
         return false;
     }
+    let task = current!().as_ptr();
     // SAFETY: The current task outlives this call. Other tasks set bits of its pending set at any
     // moment, as the C function expects too: it makes this very load, and so do we, volatile.
-    let pending =
-        unsafe { (&raw const (*current!().as_ptr()).pending.signal.sig[0]).read_volatile() };
+    let pending = unsafe { (&raw const (*task).pending.signal.sig[0]).read_volatile() };
     pending & (1 << (bindings::SIGKILL - 1)) != 0
 }

@@ -368,6 +368,44 @@ fn a_warning_of_a_program_past_its_limit_is_126() {
     assert_status(&output, 126);
 }
 
+/// Its lines in the kernel's log begin with its name; anybody may write there.
+#[test]
+fn a_line_that_the_module_never_says_is_126() {
+    let known = "echo 'rust_mmapdev: buffer_pages=0 is out of range: 1 to 262144' >/dev/kmsg";
+    assert_status(&run("known line", &[], known), 0);
+    let unknown = "echo 'rust_mmapdev: opened' >/dev/kmsg";
+    let output = run("unknown line", &[], unknown);
+    assert_status(&output, 126);
+    assert_says(
+        &output,
+        "rust_mmapdev: opened: the module says what it never should",
+    );
+}
+
+#[test]
+fn the_kernels_log_as_a_file_whatever_the_status() {
+    let scratch = Scratch::new("log");
+    for (name, body, status) in [("good", "exit 0", 0), ("powered off", "poweroff -f", 125)] {
+        let log = scratch.0.join(name);
+        let program = scratch.script("program", body);
+        let output = vm_run(
+            [
+                OsStr::new("--no-module"),
+                OsStr::new("--log"),
+                log.as_os_str(),
+            ],
+            &program,
+        )
+        .output()
+        .unwrap();
+        assert_status(&output, status);
+        let text = fs::read_to_string(log).unwrap();
+        assert!(text.contains("Linux version"), "{text}");
+        assert!(text.contains("vm: starting /program"), "{text}");
+        assert!(!text.contains('\r'));
+    }
+}
+
 #[test]
 fn a_module_that_does_not_unload_is_126() {
     let scratch = Scratch::new("hold");

@@ -444,8 +444,10 @@ mod tests {
     fn a_fatal_signal_ends_it_and_no_other() {
         let ended = [bindings::SIGUSR1, bindings::SIGKILL].map(|signal| {
             let (task, signal) = (current!().as_ptr(), signal as i32);
-            // SAFETY: The C `SIG_KTHREAD`, which only stands for a handler.
-            let handler = unsafe { core::mem::transmute::<usize, bindings::__sighandler_t>(2) };
+            let handler = bindings::SIG_KTHREAD;
+            // SAFETY: It only stands for a handler.
+            let handler =
+                unsafe { core::mem::transmute::<usize, bindings::__sighandler_t>(handler) };
             // SAFETY: The current task is valid.
             unsafe {
                 bindings::kernel_sigaction(signal, handler);

@@ -2,7 +2,7 @@
 //! Runs each test in a process of its own: a signal or a hang costs one test, not the run.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{Read, Seek},
     os::{
         fd::AsFd,
@@ -10,7 +10,8 @@ use std::{
     },
     path::Path,
     process::{Command, ExitCode, ExitStatus, Stdio},
-    time::Duration,
+    sync::OnceLock,
+    time::{Duration, Instant},
 };
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -170,6 +171,7 @@ fn take_options(args: &mut Vec<String>) -> Vec<(&'static str, String)> {
 fn run_all(mut tests: Vec<&'static Test>, mut args: Vec<String>) -> ExitCode {
     let environment: &'static [_] = take_options(&mut args).leak();
     let mut arguments = Arguments::from_iter(std::iter::once("device".into()).chain(args));
+    let patterns = arguments.filter.take().unwrap_or_default();
     // All tests share the one device.
     arguments.test_threads = Some(1);
     if !arguments.list && !module::is_at_hand() {
@@ -179,10 +181,11 @@ fn run_all(mut tests: Vec<&'static Test>, mut args: Vec<String>) -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    if let Some(parts) = arguments.filter.as_deref().and_then(tests_of_section) {
-        tests.retain(|test| parts.iter().any(|part| test.name().contains(part)));
-        arguments.filter = None;
-    }
+    let parts: Vec<_> = patterns
+        .split_whitespace()
+        .flat_map(|pattern| tests_of_section(pattern).unwrap_or_else(|| vec![pattern]))
+        .collect();
+    tests.retain(|test| parts.is_empty() || parts.iter().any(|part| test.name().contains(part)));
     // What a test leaves behind is handed to this process, which ends it.
     set_child_subreaper(Pid::from_raw(1)).expect("PR_SET_CHILD_SUBREAPER");
     let trials = tests
@@ -194,10 +197,7 @@ fn run_all(mut tests: Vec<&'static Test>, mut args: Vec<String>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if conclusion.num_passed + conclusion.num_failed + conclusion.num_ignored == 0 {
-        eprintln!(
-            "error: no test has a name with {:?}",
-            arguments.filter.unwrap_or_default()
-        );
+        eprintln!("error: no test has a name with {patterns:?}");
         return ExitCode::from(2);
     }
     print!(
@@ -211,8 +211,14 @@ fn run_all(mut tests: Vec<&'static Test>, mut args: Vec<String>) -> ExitCode {
     conclusion.exit_code()
 }
 
+/// The test of which a process could not be killed. No other is run then: it holds what they need.
+static STUCK: OnceLock<String> = OnceLock::new();
+
 /// Runs a test in a process of its own, and sees to it that nothing of it is left.
 fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed> {
+    if let Some(stuck) = STUCK.get() {
+        return Err(format!("not run, as {stuck} cannot be killed").into());
+    }
     let mut output = File::from(memfd_create("output", MemfdFlags::CLOEXEC)?);
     let value = |of| environment.iter().find(|(key, _)| *key == of);
     let duration = value(DURATION).map(|(_, seconds)| seconds.parse().expect("a number"));
@@ -243,8 +249,14 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
     let ended = ends_within(group, limit)?;
     // Fails when nothing of the group is left, which is how it should be.
     let _ = kill_process_group(group, Signal::KILL);
-    let status = child.wait()?;
-    while wait(WaitOptions::empty()).is_ok() {}
+    let status = match ends_within(group, limit)? {
+        true => Some(child.wait()?),
+        false => None,
+    };
+    let Some(status) = status.filter(|_| all_end_within(limit)) else {
+        STUCK.get_or_init(|| name.to_owned());
+        return Err(format!("a process of it cannot be killed:\n{}", blocked_tasks()?).into());
+    };
     let in_use = module::references();
 
     let mut text = String::new();
@@ -253,7 +265,10 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
     let reason = if !ended {
         format!("took more than {} s", limit.as_secs())
     } else if status.code() == Some(SKIPPED) {
-        return Ok(Completion::ignored_with(text.trim()));
+        // The reason is the last that it has said.
+        return Ok(Completion::ignored_with(
+            text.lines().last().unwrap_or_default(),
+        ));
     } else if !status.success() {
         describe(status)
     } else if in_use != 0 {
@@ -280,6 +295,26 @@ fn ends_within(pid: Pid, limit: Duration) -> rustix::io::Result<bool> {
     let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
     let limit = Timespec::try_from(limit).expect("a time limit fits");
     Ok(poll(&mut fds, Some(&limit))? > 0)
+}
+
+/// Waits for all that the test has left to this process.
+fn all_end_within(limit: Duration) -> bool {
+    let start = Instant::now();
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) => {}
+            Ok(None) if start.elapsed() > limit => return false,
+            Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+            // There is nobody left.
+            Err(_) => return true,
+        }
+    }
+}
+
+/// The kernel's word on the tasks that signals do not wake.
+fn blocked_tasks() -> std::io::Result<String> {
+    fs::write("/proc/sysrq-trigger", "w")?;
+    last_messages()
 }
 
 fn describe(status: ExitStatus) -> String {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The mutants, by the file that they change.
 
-use super::Mutant;
+use super::{By, Mutant};
 
 const BUFFER: &str = "src/buffer.rs";
 const CRATE: &str = "rust_mmapdev.rs";
 const DEVICE: &str = "src/device.rs";
 const FOLIO: &str = "src/abstractions/mm/folio.rs";
+const KBUILD: &str = "Kbuild";
 const HEADER: &str = "src/uapi/rust_mmapdev.h";
 const IOV: &str = "src/abstractions/iov.rs";
 const MAPPING: &str = "src/mapping.rs";
@@ -30,6 +31,7 @@ const fn mutant(
         from,
         to,
         tests,
+        by: By::Test,
         kernel: "",
     }
 }
@@ -81,6 +83,16 @@ pub const MUTANTS: &[Mutant] = &[
         "lifecycle::load_logs",
     ),
     mutant(
+        "size_and_page_count_swapped",
+        "a load logs its size in bytes, and its pages",
+        CRATE,
+        [
+            "                    buffer.size(),\n                    buffer.page_count(),\n",
+            "                    buffer.page_count(),\n                    buffer.size(),\n",
+        ],
+        "lifecycle::load_logs",
+    ),
+    mutant(
         "huge_folios_not_in_the_log",
         "a load logs how much is in huge folios",
         CRATE,
@@ -97,6 +109,31 @@ pub const MUTANTS: &[Mutant] = &[
         ["HUGE_FOLIO_SIZE >> 20", "HUGE_FOLIO_SIZE >> 10"],
         "lifecycle::load_logs",
     ),
+    // Kbuild
+    Mutant {
+        by: By::Build,
+        ..mutant(
+            "nothing_is_generated",
+            "the module is built from the header and the kernel's own types",
+            KBUILD,
+            [
+                "$(obj)/rust_mmapdev.o: $(uapi-generated) $(bindings-generated)\n",
+                "",
+            ],
+            "lifecycle::load_logs",
+        )
+    },
+    Mutant {
+        by: By::Test,
+        kernel: "debug",
+        ..mutant(
+            "no_coverage",
+            "the fuzzer is told what it reaches of the module",
+            KBUILD,
+            ["KCOV_INSTRUMENT := y", "KCOV_INSTRUMENT := n"],
+            "hostile::",
+        )
+    },
     // The interface's header
     mutant(
         "another_ioctl_number",
@@ -176,8 +213,8 @@ pub const MUTANTS: &[Mutant] = &[
         "write(2) stores what it was given",
         BUFFER,
         [
-            "            from.copy_to_folio(folio, offset, length)\n",
-            "            let _ = (&from, folio, offset, <IovIterSource<'_> as IovIterSourceExt>::copy_to_folio);\n            length\n",
+            "                |folio: &LockedFolio, offset, length| from.copy_to_folio(folio, offset, length);",
+            "                |folio: &LockedFolio, offset, length| { let _ = (&from, folio, offset, <IovIterSource<'_> as IovIterSourceExt>::copy_to_folio); length };",
         ],
         "rw::write_",
     ),
@@ -192,12 +229,32 @@ pub const MUTANTS: &[Mutant] = &[
         "rw::writes_do_not_mix",
     ),
     mutant(
+        "writers_take_turns_at_each_page",
+        "two calls of write(2) do not mix their bytes, however long one waits for its source",
+        BUFFER,
+        [
+            "        let _writers = self.writers.lock();\n        let mut done = 0;\n        while done < bytes.len() {\n",
+            "        let mut done = 0;\n        while done < bytes.len() {\n            let _writers = self.writers.lock();\n",
+        ],
+        "rw::writes_do_not_mix",
+    ),
+    mutant(
+        "a_write_forgets_what_it_copied",
+        "a write(2) from a source that ends early returns what was copied",
+        BUFFER,
+        [
+            "                Err(_) => break,\n",
+            "                Err(e) => return Err(e),\n",
+        ],
+        "ends_early transfers_that_end",
+    ),
+    mutant(
         "clear_of_one_page",
         "CLEAR zeroes every page",
         BUFFER,
         [
-            "while at < self.size() {\n            match self.transfer(at..self.size(), zero) {",
-            "while at < PAGE_SIZE {\n            match self.transfer(at..PAGE_SIZE, zero) {",
+            "while at < self.size() {\n            match self.transfer(at..self.size(), PageCache::lock_folio, zero) {",
+            "while at < PAGE_SIZE {\n            match self.transfer(at..PAGE_SIZE, PageCache::lock_folio, zero) {",
         ],
         "pages::clear",
     ),
@@ -211,6 +268,39 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "ioctl::clear_waits",
     ),
+    mutant(
+        "clear_takes_turns_at_each_page",
+        "CLEAR and write(2) do not mix",
+        BUFFER,
+        [
+            "        let _writers = self.writers.lock();\n        let zero = |folio: &LockedFolio, offset, length| {\n            folio.zero_pages(offset, length).map_or(0, |()| length)\n        };\n        let (mut at, mut result) = (0, Ok(()));\n        while at < self.size() {\n            match self.transfer(at..self.size(), PageCache::lock_folio, zero) {\n",
+            "        let zero = |folio: &LockedFolio, offset, length| {\n            folio.zero_pages(offset, length).map_or(0, |()| length)\n        };\n        let (mut at, mut result) = (0, Ok(()));\n        while at < self.size() {\n            let _writers = self.writers.lock();\n            match self.transfer(at..at + PAGE_SIZE, PageCache::lock_folio, zero) {\n",
+        ],
+        "ioctl::clear_and_a_write",
+    ),
+    mutant(
+        "a_caught_signal_stops_clear",
+        "a caught signal does not end CLEAR",
+        BUFFER,
+        [
+            "        let zero = |folio: &LockedFolio, offset, length| {\n",
+            "        let zero = |folio: &LockedFolio, offset, length| {\n            if kernel::current!().signal_pending() {\n                return 0;\n            }\n",
+        ],
+        "capacity::a_caught_signal_does_not_cut_a_clear",
+    ),
+    Mutant {
+        by: By::Time,
+        ..mutant(
+            "clear_waits_for_itself",
+            "CLEAR comes to its end",
+            BUFFER,
+            [
+                "        let _writers = self.writers.lock();\n        let zero =",
+                "        let _writers = self.writers.lock();\n        let _again = self.writers.lock();\n        let zero =",
+            ],
+            "ioctl::clear_zeroes ioctl::anything",
+        )
+    },
     mutant(
         "clear_stops_at_a_bad_page",
         "CLEAR zeroes what stands behind a page with a memory error",
@@ -238,6 +328,39 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "capacity::a_killed_",
     ),
+    mutant(
+        "a_killed_transfer_forgets_what_it_copied",
+        "a killed write(2) moves the position on by what it has written",
+        BUFFER,
+        [
+            "        if at == bytes.start {\n",
+            "        if at == bytes.start || reason == EINTR {\n",
+        ],
+        "capacity::a_killed_write_counts",
+    ),
+    mutant(
+        "nothing_of_a_folio_is_nothing_at_all",
+        "a transfer up to a bad page returns what was copied",
+        BUFFER,
+        [
+            "            if copied < length {\n",
+            "            if copied == 0 {\n                return Err(EFAULT);\n            }\n            if copied < length {\n",
+        ],
+        "transfers_that_end",
+    ),
+    Mutant {
+        by: By::Kernel,
+        ..mutant(
+            "a_short_copy_is_logged",
+            "a copy that ends early logs nothing",
+            BUFFER,
+            [
+                "                break EFAULT;\n            }\n        };\n",
+                "                pr_info!(\"copied {} of {} bytes\\n\", copied, length);\n                break EFAULT;\n            }\n        };\n",
+            ],
+            "rw::read_to_a_bad",
+        )
+    },
     mutant(
         "transfer_of_one_folio",
         "read(2) and write(2) go on in the next folio",
@@ -350,6 +473,29 @@ pub const MUTANTS: &[Mutant] = &[
         ["Err(ENOTTY)", "Err(EINVAL)"],
         "ioctl::anything",
     ),
+    Mutant {
+        by: By::Kernel,
+        ..mutant(
+            "unknown_requests_are_logged",
+            "an unknown ioctl(2) logs nothing",
+            DEVICE,
+            [
+                "            _ => return Err(ENOTTY),",
+                "            _ => {\n                pr_info!(\"unknown request {}\\n\", cmd);\n                return Err(ENOTTY);\n            }",
+            ],
+            "ioctl::anything",
+        )
+    },
+    mutant(
+        "info_without_its_last_field",
+        "INFO is EFAULT where its last field can't be written",
+        DEVICE,
+        [
+            "    writer.write(&info.abi_version)\n",
+            "    let _ = writer.write(&info.abi_version);\n    Ok(())\n",
+        ],
+        "ioctl::info_to_a_bad",
+    ),
     mutant(
         "size_in_pages",
         "INFO's size is in bytes",
@@ -389,6 +535,16 @@ pub const MUTANTS: &[Mutant] = &[
             "\\t{}\\n\", buffer.size()",
         ],
         "fdinfo::",
+    ),
+    mutant(
+        "fdinfo_has_an_address",
+        "fdinfo tells no address",
+        DEVICE,
+        [
+            "        seq_print!(m, \"huge_size:",
+            "        seq_print!(m, \"buffer:\\t{:p}\\n\", buffer.pages());\n        seq_print!(m, \"huge_size:",
+        ],
+        "fdinfo::no_line",
     ),
     mutant(
         "fdinfo_without_huge_size",
@@ -498,6 +654,32 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "poison::",
     ),
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "no_memory_at_mmap_is_eagain",
+            "mmap(2) without memory is ENOMEM",
+            MAPPING,
+            [
+                "                result => result?,\n",
+                "                result => result.map_err(|_| EAGAIN)?,\n",
+            ],
+            "failnth::mmap_of_one",
+        )
+    },
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "no_memory_at_mmap_does_not_matter",
+            "mmap(2) of a page fails without memory for its page table",
+            MAPPING,
+            [
+                "                result => result?,\n",
+                "                _ => {}\n",
+            ],
+            "failnth::mmap_of_one",
+        )
+    },
     mutant(
         "execution_allowed",
         "an executable mapping is EPERM",
@@ -683,6 +865,26 @@ pub const MUTANTS: &[Mutant] = &[
         "open::",
     ),
     mutant(
+        "a_minor_number_of_its_own",
+        "the kernel gives out the minor number",
+        MISCDEVICE,
+        [
+            "misc.minor = bindings::MISC_DYNAMIC_MINOR as c_int;",
+            "misc.minor = 0 * bindings::MISC_DYNAMIC_MINOR as c_int + 243;",
+        ],
+        "open::the_node_is_a_misc",
+    ),
+    mutant(
+        "direct_io",
+        "opening with O_DIRECT is EINVAL",
+        MISCDEVICE,
+        [
+            "bindings::FMODE_ATOMIC_POS | bindings::FMODE_NOCMTIME",
+            "bindings::FMODE_ATOMIC_POS | bindings::FMODE_NOCMTIME | 1 << 22",
+        ],
+        "open::direct",
+    ),
+    mutant(
         "no_owner",
         "the module can't be unloaded under a descriptor",
         MISCDEVICE,
@@ -765,6 +967,16 @@ pub const MUTANTS: &[Mutant] = &[
         "rw::writes_take_turns",
     ),
     mutant(
+        "readers_share_a_position_badly",
+        "calls of read(2) on one descriptor take turns to use its position",
+        MISCDEVICE,
+        [
+            "            (*file).f_mode |= bindings::FMODE_ATOMIC_POS | bindings::FMODE_NOCMTIME;",
+            "            (*file).f_mode |= bindings::FMODE_NOCMTIME;\n            if (*file).f_mode & bindings::FMODE_WRITE != 0 {\n                (*file).f_mode |= bindings::FMODE_ATOMIC_POS;\n            }",
+        ],
+        "rw::reads_take_turns",
+    ),
+    mutant(
         "a_store_changes_the_times",
         "a store through a mapping leaves the node's times alone",
         MISCDEVICE,
@@ -832,6 +1044,16 @@ pub const MUTANTS: &[Mutant] = &[
     },
     // src/abstractions/task.rs
     mutant(
+        "only_kill_is_fatal",
+        "a long call ends when another thread ends the process",
+        TASK,
+        [
+            "(*current!().as_ptr()).pending.signal.sig[0]",
+            "(*(*current!().as_ptr()).signal).shared_pending.signal.sig[0]",
+        ],
+        "capacity::a_write_ends_when capacity::a_killed_write_ends",
+    ),
+    mutant(
         "any_signal_is_fatal",
         "a caught signal cuts no transfer",
         TASK,
@@ -857,8 +1079,8 @@ pub const MUTANTS: &[Mutant] = &[
         "write(2) stores at the file position",
         IOV,
         [
-            "folio.with_mapped(offset, length, copy)",
-            "folio.with_mapped(offset ^ (offset == 77) as usize, length, copy)",
+            "copy_folio_from_iter_atomic(folio.as_ptr(), offset, length,",
+            "copy_folio_from_iter_atomic(folio.as_ptr(), offset ^ (offset == 77) as usize, length,",
         ],
         "fsx::",
     ),
@@ -992,10 +1214,10 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "bad_source_goes_on",
         "a write(2) from a bad address ends",
-        FOLIO,
+        IOV,
         [
-            "            if done < part {\n                break;\n            }\n",
-            "            let _ = part;\n            if done == 0 {\n                break;\n            }\n            at += part - done;\n",
+            "            bindings::copy_folio_from_iter_atomic(folio.as_ptr(), offset, length, self.as_raw())\n",
+            "            bindings::copy_folio_from_iter_atomic(folio.as_ptr(), offset, length, self.as_raw());\n            length\n",
         ],
         "ends_early",
     ),
@@ -1200,6 +1422,16 @@ pub const MUTANTS: &[Mutant] = &[
         "lifecycle::running_out",
     ),
     mutant(
+        "single_pages_are_not_insisted_on",
+        "a load looks for a single page as long as there is hope",
+        PAGEMAP,
+        [
+            "gfp |= bindings::__GFP_RETRY_MAYFAIL;",
+            "gfp |= bindings::__GFP_NORETRY;",
+        ],
+        "capacity::only_single",
+    ),
+    mutant(
         "large_folios_at_any_price",
         "a load kills nobody for a large folio",
         PAGEMAP,
@@ -1352,8 +1584,8 @@ pub const MUTANTS: &[Mutant] = &[
         "one fault brings all that a page table holds, for stores as well",
         VIRT,
         [
-            "if (!write || is_shared_write(vmf)) && !is_tracked(vma(vmf)) {",
-            "if !write && !is_tracked(vma(vmf)) {",
+            "if is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
+            "if false && is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
         ],
         "cost::first_touch",
     ),
@@ -1362,8 +1594,8 @@ pub const MUTANTS: &[Mutant] = &[
         "a first store to a private page copies it at once",
         VIRT,
         [
-            "if (!write || is_shared_write(vmf)) && !is_tracked(vma(vmf)) {",
-            "if !is_tracked(vma(vmf)) {",
+            "if is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
+            "if is_write(vmf) && !is_tracked(vma(vmf)) {",
         ],
         "pages::more_pages",
     ),
@@ -1372,8 +1604,8 @@ pub const MUTANTS: &[Mutant] = &[
         "who tracks writes sees each of them",
         VIRT,
         [
-            "if (!write || is_shared_write(vmf)) && !is_tracked(vma(vmf)) {",
-            "if !write || is_shared_write(vmf) {",
+            "if is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
+            "if is_shared_write(vmf) {",
         ],
         "like_a_file::",
     ),

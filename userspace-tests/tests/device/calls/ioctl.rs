@@ -16,7 +16,7 @@ use crate::{
     support::{
         assert_same, errno,
         memory::{self, Advice, MapFlags, MprotectFlags, RW, page, private, shared},
-        missing_page::{Caller, MissingPage},
+        missing_page::{Caller, MissingPages},
         module::{fresh, initial},
         open, pattern, pread, pwrite, system_call,
     },
@@ -34,6 +34,7 @@ tests![
     clear_zeroes_all,
     clear_leaves_private_copies,
     clear_waits_for_a_write,
+    clear_and_a_write_do_not_mix,
 ];
 
 fn ioctl(fd: &impl AsRawFd, command: u32, argument: *mut u8) -> io::Result<usize> {
@@ -94,14 +95,9 @@ fn info_to_a_bad_pointer_is_efault() {
         .expect("mprotect");
     let kernel = std::ptr::without_provenance_mut(usize::MAX - 4095);
     let read_only = memory::anonymous(1, memory::READ, MapFlags::PRIVATE);
-    for pointer in [
-        std::ptr::null_mut(),
-        hole.at(page()),
-        // The answer's first eight bytes would fit.
-        hole.at(page() - 8),
-        read_only.at(0),
-        kernel,
-    ] {
+    // Some of the answer's bytes would fit, and all but the last.
+    let in_part = (0..size_of::<rust_mmapdev_info>()).map(|fit| hole.at(page() - fit));
+    for pointer in in_part.chain([std::ptr::null_mut(), read_only.at(0), kernel]) {
         let result = ioctl(&device, RUST_MMAPDEV_IOC_INFO, pointer);
         assert_eq!(errno(result), Errno::FAULT, "{pointer:?}");
     }
@@ -149,20 +145,50 @@ fn clear_leaves_private_copies() {
 /// One that stands still in the middle of its bytes: none of them come after the zeros.
 fn clear_waits_for_a_write() {
     let device = fresh(4);
-    let missing_page = MissingPage::new(b'a');
+    let missing_pages = MissingPages::new(2, b'a');
     thread::scope(|scope| {
         scope.spawn(|| {
             assert_eq!(
-                io::pwrite(&device, missing_page.as_slice(), 0),
+                io::pwrite(&device, missing_pages.as_slice(), 0),
                 Ok(2 * page())
             )
         });
-        missing_page.wait_for_fault();
+        missing_pages.wait_for_fault();
         let clear = Caller::start(scope, || device.clear().expect("CLEAR"));
         clear.wait_until_it_sleeps_in(libc::SYS_ioctl);
-        missing_page.resolve();
+        missing_pages.resolve();
     });
     assert_same(&pread(0, 4 * page()), &vec![0; 4 * page()], "the buffer");
+}
+
+/// CLEAR of many pages while a write waits for its turn: it is over when the write begins.
+fn clear_and_a_write_do_not_mix() {
+    const PAGES: usize = 2048;
+    let device = fresh(PAGES as u64);
+    let bytes = vec![b'b'; PAGES * page()];
+    let missing_pages = MissingPages::new(2, b'a');
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_eq!(
+                io::pwrite(&device, missing_pages.as_slice(), 0),
+                Ok(2 * page())
+            )
+        });
+        missing_pages.wait_for_fault();
+        let clear = Caller::start(scope, || device.clear().expect("CLEAR"));
+        clear.wait_until_it_sleeps_in(libc::SYS_ioctl);
+        let write = Caller::start(scope, || {
+            assert_eq!(io::pwrite(&device, &bytes, 0), Ok(bytes.len()));
+        });
+        write.wait_until_it_sleeps_in(libc::SYS_pwrite64);
+        missing_pages.resolve();
+    });
+    let found = pread(0, bytes.len());
+    assert_same(
+        &found,
+        &vec![found[0]; found.len()],
+        "zeros, or what was written",
+    );
 }
 
 fn clear_without_write_access_is_ebadf() {

@@ -29,6 +29,7 @@ tests![
     the_node_is_a_misc_device,
     the_node_is_roots_alone,
     every_access_mode_opens,
+    direct_is_einval,
     truncation_has_no_effect,
     nobody_else_may_open,
     an_open_descriptor_outlives_privilege,
@@ -42,6 +43,10 @@ fn the_node_is_a_misc_device() {
     assert!(node.file_type().is_char_device());
     let (major, minor) = (libc::major(node.rdev()), libc::minor(node.rdev()));
     assert_eq!(major, 10, "the misc major");
+    assert!(
+        minor > 255,
+        "{minor} is a minor number that the kernel gave out"
+    );
     let sysfs = fs::read_to_string("/sys/class/misc/rust_mmapdev/dev").expect("sysfs");
     assert_eq!(sysfs.trim(), format!("{major}:{minor}"));
     module::unload().expect("rmmod");
@@ -69,6 +74,16 @@ fn every_access_mode_opens() {
     ] {
         open(flags);
     }
+}
+
+/// There is no store behind it that could be reached past the page cache.
+fn direct_is_einval() {
+    fresh(1);
+    let result = rustix::fs::open(Device::PATH, OFlags::RDWR | OFlags::DIRECT, Mode::empty());
+    assert_eq!(errno(result), Errno::INVAL);
+    let fd = open(OFlags::RDWR);
+    let result = rustix::fs::fcntl_setfl(&fd, OFlags::DIRECT);
+    assert_eq!(errno(result), Errno::INVAL, "later");
 }
 
 fn truncation_has_no_effect() {

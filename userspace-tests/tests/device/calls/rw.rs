@@ -22,7 +22,7 @@ use crate::{
         memory::{
             self, Advice, MapFlags, MprotectFlags, READ, RW, SHARED, mmap, page, private, shared,
         },
-        missing_page::{Caller, MissingPage},
+        missing_page::{Caller, MissingPages},
         module::{fresh, initial},
         open, pattern, pread,
         process::fork,
@@ -50,6 +50,7 @@ tests![
     write_through_a_read_only_descriptor_is_ebadf,
     write_from_a_bad_pointer_is_efault,
     write_from_a_buffer_that_ends_early_is_short,
+    transfers_that_end_at_a_border_are_short,
     append_has_no_effect,
     rwf_flags_are_a_files,
     rwf_append_has_no_effect,
@@ -64,6 +65,7 @@ tests![
     writes_race_with_loads,
     writes_do_not_mix,
     writes_take_turns_at_the_position,
+    reads_take_turns_at_the_position,
     writers_share_one_position_without_loss,
 ];
 
@@ -322,6 +324,45 @@ fn write_from_a_buffer_that_ends_early_is_short() {
     assert_eq!(io::write(&device, end), Ok(100), "as many as there are");
     assert_eq!(tell(&device), Ok(100));
     assert_same(&pread(0, page()), &expected, "the buffer");
+}
+
+/// Where a page of the device and the last good page of memory end at once, it is the count as well.
+/// The device's pages stand in folios of several sizes.
+fn transfers_that_end_at_a_border_are_short() {
+    const PAGES: usize = 7;
+    let device = fresh(PAGES as u64);
+    let bytes = pattern(13, PAGES * page());
+    for good in 1..4 {
+        let memory = memory::anonymous(good + 1, RW, MapFlags::PRIVATE);
+        memory
+            .protect_part(good * page(), page(), MprotectFlags::empty())
+            .expect("mprotect");
+        let len = good * page();
+        for first in 0..PAGES - good {
+            let at = first * page();
+            pwrite(0, &bytes);
+            // SAFETY: the address is for the kernel only.
+            let to = unsafe { memory.as_mut_slice(0, len + page()) };
+            assert_eq!(
+                io::pread(&device, to, at as u64),
+                Ok(len),
+                "{good} from {first}"
+            );
+            assert_same(&memory.read(0, len), &bytes[at..at + len], "what was read");
+
+            let new = pattern(first as u8, len);
+            memory.write(0, &new);
+            // SAFETY: as above.
+            let from = unsafe { memory.as_slice(0, len + page()) };
+            assert_eq!(
+                io::pwrite(&device, from, at as u64),
+                Ok(len),
+                "{good} to {first}"
+            );
+            let expected = [&bytes[..at], &new, &bytes[at + len..]].concat();
+            assert_same(&pread(0, PAGES * page()), &expected, "the buffer");
+        }
+    }
 }
 
 fn append_has_no_effect() {
@@ -605,27 +646,32 @@ fn writes_race_with_loads() {
     writer.kill();
 }
 
-/// Two write calls on the same range, of which one stands still in the middle: afterwards it is
-/// one's bytes or the other's.
+/// Two write calls on the same range, of which one stands still at each page of its source:
+/// afterwards it is one's bytes or the other's.
 fn writes_do_not_mix() {
-    let device = fresh(4);
-    let missing_page = MissingPage::new(b'a');
+    const PAGES: usize = 4;
+    let device = fresh(PAGES as u64);
+    let missing_pages = MissingPages::new(PAGES, b'a');
     thread::scope(|scope| {
         scope.spawn(|| {
             assert_eq!(
-                io::pwrite(&device, missing_page.as_slice(), 0),
-                Ok(2 * page())
-            )
+                io::pwrite(&device, missing_pages.as_slice(), 0),
+                Ok(PAGES * page())
+            );
         });
-        missing_page.wait_for_fault();
+        missing_pages.wait_for_fault();
         let other = Caller::start(scope, || {
-            let bytes = vec![b'b'; 2 * page()];
+            let bytes = vec![b'b'; PAGES * page()];
             assert_eq!(io::pwrite(&device, &bytes, 0), Ok(bytes.len()));
         });
         other.wait_until_it_sleeps_in(libc::SYS_pwrite64);
-        missing_page.resolve();
+        for _ in 2..PAGES {
+            missing_pages.resolve();
+            missing_pages.wait_for_fault();
+        }
+        missing_pages.resolve();
     });
-    let bytes = pread(0, 2 * page());
+    let bytes = pread(0, PAGES * page());
     assert_same(&bytes, &vec![bytes[0]; bytes.len()], "one writer's bytes");
 }
 
@@ -633,20 +679,55 @@ fn writes_do_not_mix() {
 /// come behind its own.
 fn writes_take_turns_at_the_position() {
     let device = fresh(4);
-    let missing_page = MissingPage::new(b'a');
+    let missing_pages = MissingPages::new(2, b'a');
     thread::scope(|scope| {
-        scope.spawn(|| assert_eq!(io::write(&device, missing_page.as_slice()), Ok(2 * page())));
-        missing_page.wait_for_fault();
+        scope.spawn(|| assert_eq!(io::write(&device, missing_pages.as_slice()), Ok(2 * page())));
+        missing_pages.wait_for_fault();
         let other = Caller::start(scope, || {
             let bytes = vec![b'b'; 2 * page()];
             assert_eq!(io::write(&device, &bytes), Ok(bytes.len()));
         });
         other.wait_until_it_sleeps_in(libc::SYS_write);
-        missing_page.resolve();
+        missing_pages.resolve();
     });
     assert_eq!(tell(&device), Ok(4 * page() as u64));
     let expected = [vec![b'a'; 2 * page()], vec![b'b'; 2 * page()]].concat();
     assert_same(&pread(0, 4 * page()), &expected, "both writers' bytes");
+}
+
+/// The same with reads, and a descriptor that can do nothing else.
+fn reads_take_turns_at_the_position() {
+    fresh(4);
+    let bytes = pattern(14, 4 * page());
+    pwrite(0, &bytes);
+    let device = open(OFlags::RDONLY);
+    let missing_pages = MissingPages::new(2, 0);
+    let second = thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_eq!(
+                io::read(&device, missing_pages.as_mut_slice()),
+                Ok(2 * page())
+            );
+        });
+        missing_pages.wait_for_fault();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let device = &device;
+        let other = Caller::start(scope, move || {
+            let mut found = vec![0; 2 * page()];
+            assert_eq!(io::read(device, &mut found), Ok(found.len()));
+            sender.send(found).expect("the test waits");
+        });
+        other.wait_until_it_sleeps_in(libc::SYS_read);
+        missing_pages.resolve();
+        receiver.recv().expect("what was read")
+    });
+    assert_eq!(tell(&device), Ok(4 * page() as u64));
+    assert_same(
+        missing_pages.as_slice(),
+        &bytes[..2 * page()],
+        "the first read",
+    );
+    assert_same(&second, &bytes[2 * page()..], "the second read");
 }
 
 /// Two processes with one open file: each record gets a place of its own.

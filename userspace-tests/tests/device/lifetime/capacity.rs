@@ -4,15 +4,20 @@
 
 use std::{
     fs,
-    os::fd::{AsRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::Path,
+    process::Command,
     sync::atomic::{AtomicU32, Ordering::SeqCst},
 };
 
 use rust_mmapdev::{Access, Device};
 use rustix::{
-    fs::OFlags,
+    fs::{OFlags, SeekFrom, seek, tell},
     io::{self, Errno},
+    mount::{MountFlags, mount},
     process::{Signal, kill_process},
 };
 
@@ -23,9 +28,13 @@ use crate::{
         large::huge,
         memory::{self, Map, MprotectFlags, RW, SHARED, mmap, page, skewed},
         module::{self, Log, fdinfo},
-        open,
-        proc::{Setting, available, meminfo, nobodys_pages, settle_lists, settled, unsettled_nobodys_pages},
+        open, pread,
+        proc::{
+            Setting, available, meminfo, nobodys_pages, settle_lists, settled,
+            unsettled_nobodys_pages,
+        },
         process::{Child, fork},
+        signal::handle,
         system_call,
     },
 };
@@ -41,8 +50,13 @@ tests![
     a_killed_read_ends_soon,
     a_killed_write_ends_soon,
     a_killed_clear_ends_soon,
+    a_killed_write_counts_what_it_has_copied,
+    a_write_ends_when_another_thread_ends_the_process,
+    a_write_ends_when_another_thread_calls_exec,
     a_caught_signal_does_not_cut_a_read,
     a_caught_signal_does_not_cut_a_write,
+    a_caught_signal_does_not_cut_a_clear,
+    only_single_pages_are_insisted_on,
 ];
 
 const MIB: usize = 1 << 20;
@@ -402,23 +416,81 @@ fn a_killed_clear_ends_soon() {
     assert_eq!(last.u32(0).load(SeqCst), AFTER, "it did not go on");
 }
 
+/// The position moves on by what was written, and only by that.
+fn a_killed_write_counts_what_it_has_copied() {
+    let (device, first, last) = large();
+    let memory = Memory::new();
+    memory.middle.write(0, &vec![1; MIB]);
+    for map in [&memory.first, &memory.last] {
+        map.write(0, &vec![1; page()]);
+    }
+    let clear = Device::try_from(device.try_clone().expect("dup")).expect("the device");
+    let write = || {
+        clear.clear().expect("CLEAR");
+        seek(&device, SeekFrom::Start(0)).expect("lseek");
+        let vectors = memory.vectors();
+        // SAFETY: the vectors describe memory of ours, all of it shared and accessed as such.
+        unsafe { libc::writev(device.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32) };
+    };
+    let child = interrupt(Signal::KILL, &first, &last, BEFORE, write);
+    child.dies_of(Signal::KILL);
+    let position = tell(&device).expect("lseek");
+    assert!(position > 0 && position < LARGE as u64, "{position}");
+    let around = pread(position - 1, 2);
+    assert_eq!(around, [1, 0], "the bytes around {position}");
+}
+
+/// A process of two threads: one writes, and the other makes an end of it. Both in the child.
+#[track_caller]
+fn assert_write_ends_with(end: fn()) {
+    let (device, first, last) = large();
+    let memory = Memory::new();
+    for map in [&memory.first, &memory.last] {
+        map.u32(0).store(AFTER, SeqCst);
+    }
+    for _ in 0..ATTEMPTS / 4 {
+        for map in [&first, &last] {
+            map.u32(0).store(BEFORE, SeqCst);
+        }
+        fork(|_| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| memory.write(&device));
+                while first.u32(0).load(SeqCst) == BEFORE {
+                    std::hint::spin_loop();
+                }
+                end();
+            });
+        })
+        .join();
+        if last.u32(0).load(SeqCst) == BEFORE {
+            return;
+        }
+    }
+    panic!("the write always goes on to its end");
+}
+
+/// exit_group(2).
+fn a_write_ends_when_another_thread_ends_the_process() {
+    // SAFETY: nothing of this process is needed any more.
+    assert_write_ends_with(|| unsafe { libc::_exit(0) });
+}
+
+fn a_write_ends_when_another_thread_calls_exec() {
+    assert_write_ends_with(|| {
+        let error = Command::new("/bin/true").exec();
+        panic!("exec: {error}");
+    });
+}
+
 static CAUGHT: AtomicU32 = AtomicU32::new(0);
 
-extern "C" fn catch(_: i32) {
+extern "C" fn catch(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     CAUGHT.fetch_add(1, SeqCst);
 }
 
 /// In the child: catches SIGUSR1 without SA_RESTART, and makes the call.
 fn caught<T>(call: impl FnOnce() -> T) -> T {
-    // SAFETY: the handler does nothing but add to an atomic.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = catch as extern "C" fn(i32) as usize;
-        assert_eq!(
-            libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()),
-            0
-        );
-    }
+    handle(libc::SIGUSR1, catch);
     let result = call();
     assert_eq!(CAUGHT.load(SeqCst), 1, "the signal came");
     result
@@ -458,4 +530,48 @@ fn a_caught_signal_does_not_cut_a_write() {
     let child = interrupt(Signal::USR1, &first, &last, BEFORE, write);
     child.join();
     assert_eq!(last.u32(0).load(SeqCst), AFTER);
+}
+
+fn a_caught_signal_does_not_cut_a_clear() {
+    let (device, first, last) = large();
+    let device = Device::try_from(device).expect("the device");
+    let clear = || caught(|| device.clear()).expect("CLEAR");
+    let child = interrupt(Signal::USR1, &first, &last, AFTER, clear);
+    child.join();
+    assert_eq!(last.u32(0).load(SeqCst), 0);
+}
+
+/// A load looks for a single page as long as there is hope, and kills nobody for it; larger folios
+/// it takes where it finds them. The kernel's own word, as memory that is hard to find is hard to make.
+fn only_single_pages_are_insisted_on() {
+    const TRACEFS: &str = "/sys/kernel/tracing";
+    module::unload_if_loaded();
+    if !Path::new(TRACEFS).join("trace").exists() {
+        mount("tracefs", TRACEFS, "tracefs", MountFlags::empty(), None).expect("mount tracefs");
+    }
+    let set = |file: &str, value: &str| {
+        let path = Path::new(TRACEFS).join(file);
+        fs::write(&path, value).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
+    };
+    set("trace", "");
+    set("set_event_pid", &std::process::id().to_string());
+    set("events/kmem/mm_page_alloc/enable", "1");
+    // In folios of many pages, of two, and of one.
+    let result = module::load(&format!("buffer_pages={}", 512 + 3));
+    set("events/kmem/mm_page_alloc/enable", "0");
+    result.expect("insmod");
+    let trace = fs::read_to_string(Path::new(TRACEFS).join("trace")).expect("the trace");
+    let ours = |line: &&str| line.contains("GFP_HIGHUSER_MOVABLE") && line.contains("__GFP_NOWARN");
+    let (single, larger): (Vec<_>, Vec<_>) = trace
+        .lines()
+        .filter(ours)
+        .partition(|line| line.contains(" order=0 "));
+    assert!(!single.is_empty() && !larger.is_empty(), "{trace}");
+    for line in &single {
+        assert!(line.contains("__GFP_RETRY_MAYFAIL"), "{line}");
+        assert!(!line.contains("__GFP_NORETRY"), "{line}");
+    }
+    for line in &larger {
+        assert!(!line.contains("__GFP_RETRY_MAYFAIL"), "{line}");
+    }
 }

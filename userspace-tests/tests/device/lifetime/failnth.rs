@@ -695,7 +695,11 @@ fn ioctl_info() {
 fn ioctl_clear() {
     let injection = Injection::new();
     let device = fresh(4);
-    let outcomes = injection.each(&[], || Ok(device.clear().expect("CLEAR")), || ());
+    let clear = || {
+        device.clear().expect("CLEAR");
+        Ok(())
+    };
+    let outcomes = injection.each(&[], clear, || ());
     assert_eq!(outcomes.absorbed, 0);
 }
 

@@ -25,7 +25,7 @@ use crate::{
     support::{
         assert_same,
         memory::{self, Map, MprotectFlags, PRIVATE, RW, page, private, shared},
-        missing_page::MissingPage,
+        missing_page::MissingPages,
         module::{self, fresh, initial, live_mappings, references},
         open, pattern, pread,
         proc::nobodys_pages,
@@ -248,20 +248,20 @@ fn a_stopped_process_holds_the_module() {
 
 /// The descriptor is closed while write(2) is in the middle of its copy.
 fn a_write_in_progress_holds_the_module() {
-    let missing_page = MissingPage::new(b'!');
+    let missing_pages = MissingPages::new(2, b'!');
     let device = fresh(3);
     let fd = device.as_raw_fd();
     thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            let bytes = missing_page.as_slice();
+            let bytes = missing_pages.as_slice();
             // SAFETY: the descriptor is open when the call begins.
             let n = unsafe { libc::pwrite(fd, bytes.as_ptr().cast(), bytes.len(), page() as i64) };
             assert_eq!(n, 2 * page() as isize);
         });
-        missing_page.wait_for_fault();
+        missing_pages.wait_for_fault();
         drop(device);
         refuses_until(writer, |writer| {
-            missing_page.resolve();
+            missing_pages.resolve();
             writer.join().expect("the writer ends well");
         });
     });

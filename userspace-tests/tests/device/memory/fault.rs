@@ -203,7 +203,7 @@ fn after_memory_pressure() {
 fn a_store_leaves_the_times_of_the_node() {
     let times = || {
         let node = stat(Device::PATH).expect("stat");
-        [node.st_mtime, node.st_ctime].map(|seconds| seconds as i64)
+        [node.st_mtime, node.st_ctime]
     };
     for pages in [1, 4] {
         let device = fresh(pages);

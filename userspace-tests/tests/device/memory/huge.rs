@@ -257,7 +257,8 @@ fn one_fault_for_all_that_a_page_table_maps() {
         (table + page, len - table - 2 * page),
         (2 * table + 3 * page, 30 * page),
     ];
-    let ways: [(&str, MapFlags, fn(&Map)); 3] = [
+    type Touch = fn(&Map);
+    let ways: [(&str, MapFlags, Touch); 3] = [
         ("shared, stores", SHARED, Map::store_pages),
         ("shared, loads", SHARED, Map::load_pages),
         ("private, loads", PRIVATE, Map::load_pages),

@@ -5,9 +5,7 @@
 //! MADV_HWPOISON says of a good page that it is bad. The VM never uses it again: few of them.
 
 use std::{
-    mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd},
-    ptr,
     sync::atomic::{AtomicI32, Ordering::Relaxed},
 };
 
@@ -35,6 +33,7 @@ use crate::{
         open, pread,
         proc::meminfo,
         process::{Child, end, fork},
+        signal::handle,
         system_call, tmpfs_file,
     },
 };
@@ -97,7 +96,7 @@ fn check_others(buffer: &Large, bad: usize) {
 /// Where the handler says what has happened.
 static REPORT: AtomicI32 = AtomicI32::new(-1);
 
-extern "C" fn report(_: i32, info: *const libc::siginfo_t, _: *const libc::c_void) {
+extern "C" fn report(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the kernel's own description of a SIGBUS.
     let words = unsafe { [(*info).si_code as u64, (*info).si_addr() as u64] };
     // SAFETY: both calls may be made in a handler.
@@ -119,13 +118,7 @@ impl Toucher {
         let child = fork(|link| {
             let map = map();
             REPORT.store(link.as_fd().as_raw_fd(), Relaxed);
-            // SAFETY: the handler does what a handler may.
-            unsafe {
-                let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
-                action.sa_sigaction = report as *const () as usize;
-                action.sa_flags = libc::SA_SIGINFO;
-                assert_eq!(libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()), 0);
-            }
+            handle(libc::SIGBUS, report);
             link.send(map.at(at) as u64);
             link.wait();
             touch(&map, at);
@@ -151,7 +144,8 @@ impl Toucher {
 
 /// Whether they have had it mapped or not, and however.
 fn touch_it_all_ways(len: usize, at: usize) {
-    let touches: [(&str, fn(&Map, usize)); 2] = [("load", Map::load), ("store", Map::store)];
+    type Touch = fn(&Map, usize);
+    let touches: [(&str, Touch); 2] = [("load", Map::load), ("store", Map::store)];
     let map = |flags: MapFlags, skew: usize, touched: bool| {
         move || {
             let map = mmap_skewed(skew, open(OFlags::RDWR), 0, len, RW, flags);

@@ -221,8 +221,9 @@ impl Fuzzer {
                 (what, why) = (program, again);
             }
         }
-        let steps: String = what.iter().map(|step| format!("    {step:?},\n")).collect();
-        panic!("{why}\n--seed {}, with {layout:?}:\n{steps}", seed())
+        let steps: Vec<_> = what.iter().map(|step| format!("    {step:?},")).collect();
+        let steps = steps.join("\n");
+        panic!("{why}\n--seed {}, with {layout:?}:\n{steps}\n", seed())
     }
 }
 

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memory whose second page is missing, with userfaultfd(2): a system call that copies from it
-//! stands still in the middle until the test lets it go on.
+//! Memory whose pages are missing_pages but for the first, with userfaultfd(2): a system call that copies
+//! from it or to it stands still in the middle until the test lets it go on.
 
-use std::{os::fd::OwnedFd, path::Path, thread};
+use std::{
+    os::fd::OwnedFd,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    thread,
+};
 
 use rustix::{
     io,
@@ -47,16 +52,18 @@ const UFFDIO_API: u32 = opcode::read_write::<Api>(TYPE, 0x3f);
 const UFFDIO_REGISTER: u32 = opcode::read_write::<Register>(TYPE, 0x00);
 const UFFDIO_COPY: u32 = opcode::read_write::<Copy>(TYPE, 0x03);
 
-/// Two pages, of which the second one is missing until [`MissingPage::resolve`].
-pub struct MissingPage {
+/// Pages of which all but the first are missing until [`MissingPages::resolve`].
+pub struct MissingPages {
     map: Map,
     uffd: OwnedFd,
+    /// How many are there.
+    there: AtomicUsize,
 }
 
-impl MissingPage {
-    /// Both pages are to hold nothing but `byte`.
-    pub fn new(byte: u8) -> Self {
-        let map = anonymous(2, RW, PRIVATE);
+impl MissingPages {
+    /// All `pages` are to hold nothing but `byte`.
+    pub fn new(pages: usize, byte: u8) -> Self {
+        let map = anonymous(pages, RW, PRIVATE);
         map.write(0, &vec![byte; page()]);
         // SAFETY: faults are handled in `resolve`.
         let uffd = unsafe { userfaultfd(UserfaultfdFlags::CLOEXEC) }.expect("userfaultfd");
@@ -67,7 +74,7 @@ impl MissingPage {
         };
         let mut register = Register {
             start: map.at(page()) as u64,
-            len: page() as u64,
+            len: (map.len() - page()) as u64,
             mode: UFFDIO_REGISTER_MODE_MISSING,
             ioctls: 0,
         };
@@ -77,16 +84,27 @@ impl MissingPage {
             ioctl(&uffd, Updater::<UFFDIO_REGISTER, _>::new(&mut register))
                 .expect("UFFDIO_REGISTER");
         }
-        Self { map, uffd }
+        Self {
+            map,
+            uffd,
+            there: AtomicUsize::new(1),
+        }
     }
 
     /// All of it, for a call that hands the address to the kernel.
     pub fn as_slice(&self) -> &[u8] {
         // SAFETY: only the kernel looks behind the address.
-        unsafe { self.map.as_slice(0, 2 * page()) }
+        unsafe { self.map.as_slice(0, self.map.len()) }
     }
 
-    /// Waits until somebody stands still at the second page.
+    /// The same, for a call that has the kernel write there.
+    #[allow(clippy::mut_from_ref)]
+    pub fn as_mut_slice(&self) -> &mut [u8] {
+        // SAFETY: only the kernel looks behind the address.
+        unsafe { self.map.as_mut_slice(0, self.map.len()) }
+    }
+
+    /// Waits until somebody stands still at a page that is missing.
     pub fn wait_for_fault(&self) {
         let mut message = [0; 32];
         assert_eq!(
@@ -96,11 +114,11 @@ impl MissingPage {
         );
     }
 
-    /// Puts the second page there.
+    /// Puts the next page there.
     pub fn resolve(&self) {
         let bytes = self.map.read(0, page());
         let mut copy = Copy {
-            target: self.map.at(page()) as u64,
+            target: self.map.at(self.there.fetch_add(1, SeqCst) * page()) as u64,
             source: bytes.as_ptr() as u64,
             len: page() as u64,
             mode: 0,

@@ -1,9 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Accesses that end in a signal: which one, about which address, for which reason.
+//! Signals: handlers, and accesses that end in one, which it is, about which address, for which
+//! reason.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::process::fork;
+
+/// A handler with SA_SIGINFO.
+pub type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
+
+/// sigaction(2), without SA_RESTART. The handler is to make async-signal-safe calls only.
+pub fn handle(signal: i32, handler: Handler) {
+    // SAFETY: the handler is of the kind that SA_SIGINFO says.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        let set = libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+        assert_eq!(set, 0, "sigaction");
+    }
+}
 
 static EXPECTED: AtomicUsize = AtomicUsize::new(0);
 
@@ -31,14 +47,7 @@ pub fn assert_segv(address: *mut u8, code: i32, access: impl FnOnce(*mut u8)) {
 pub fn assert_signal(signal: i32, address: *mut u8, code: i32, access: impl FnOnce(*mut u8)) {
     let child = fork(|_| {
         EXPECTED.store(address as usize, Relaxed);
-        // SAFETY: the handler fits its flags.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = on_signal as *const () as usize;
-            action.sa_flags = libc::SA_SIGINFO;
-            let set = libc::sigaction(signal, &raw const action, std::ptr::null_mut());
-            assert_eq!(set, 0);
-        }
+        handle(signal, on_signal);
         access(address);
     });
     assert_eq!(child.wait().exit_status(), Some(code));

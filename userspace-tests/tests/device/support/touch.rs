@@ -1,24 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Loads and stores that may be answered with a signal, and go on after it.
 
-use std::{ffi::c_void, mem, ptr};
+use std::ffi::c_void;
 
 use libc::{c_int, siginfo_t, ucontext_t};
 use rustix::process::Signal;
+
+use super::signal::handle;
 
 /// Tells such an access from all others, when a signal comes.
 const MARK: u64 = 0x6c6f_6f6b_7361_6665;
 
 /// From now on, signals of `touch` are taken note of; all others still end the process.
 pub fn catch_signals() {
-    // SAFETY: `handler` uses nothing but its arguments and async-signal-safe functions.
-    unsafe {
-        let mut action: libc::sigaction = mem::zeroed();
-        action.sa_sigaction = handler as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO;
-        for signal in [libc::SIGSEGV, libc::SIGBUS] {
-            assert_eq!(libc::sigaction(signal, &action, ptr::null_mut()), 0);
-        }
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        handle(signal, handler);
     }
 }
 

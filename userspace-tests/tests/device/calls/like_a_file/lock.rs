@@ -12,8 +12,8 @@ use super::{
     map::LOCKED,
     remap::{MAYMOVE, TO, remap},
     trial::{
-        Differs, ELSEWHERE, FIXED, NONE, READ, RW, SMALL, Trial, WINDOWS, address, bytes, case,
-        compare, used,
+        Differs, ELSEWHERE, FIXED, NONE, READ, RW, SMALL, Start, Trial, WINDOWS, address, bytes,
+        case, compare, used,
     },
 };
 
@@ -168,7 +168,7 @@ pub fn mlock_of_children() {
                 mlock(t, 0..1);
                 mlock(t, t.all());
                 vm_lck(t);
-                t.map("MAP_LOCKED", RW, t.sharing | FIXED | 1 << LOCKED);
+                t.map("MAP_LOCKED", RW, t.sharing | FIXED | (1 << LOCKED));
                 vm_lck(t);
                 t.look();
             });
@@ -183,7 +183,7 @@ pub fn madvise_of_locked_pages() {
         &["madvise", "loads", "read(2)"],
         NO_HOLES,
     )];
-    let ways: [(fn(&mut Trial), &[Differs]); 2] = [
+    let ways: [(Start, &[Differs]); 2] = [
         (|t| mlock(t, t.all()), &[]),
         (|t| mlock_on_fault(t, t.middle()), DIFFERS),
     ];

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! mmap(2) and munmap(2).
 
-use std::{ops::Range, os::fd::AsRawFd};
+use std::os::fd::AsRawFd;
 
 use super::trial::{
-    Case, Differs, ELSEWHERE, EXEC, FIXED, NONE, PRIVATE, READ, RW, SHARED, SMALL, Trial, WINDOWS,
-    bytes, case, compare, name, unmapped, used,
+    Case, Differs, ELSEWHERE, EXEC, FIXED, NONE, PRIVATE, Part, READ, RW, SHARED, SMALL, Trial,
+    WINDOWS, bytes, case, compare, name, unmapped, used,
 };
 
 /// The bit of MAP_LOCKED.
@@ -41,7 +41,7 @@ const PR_SET_MEMORY_MERGE: usize = 67;
 fn for_every_flag(more: usize) -> Vec<Case> {
     let flag = |bit| {
         case(name(bit, BITS), move |t| {
-            t.map("mmap", RW, t.sharing | more | 1 << bit);
+            t.map("mmap", RW, t.sharing | more | (1 << bit));
             if [LOCKED, POPULATE].contains(&bit) {
                 t.present("present", t.probes());
             }
@@ -60,7 +60,7 @@ pub fn mmap_with_every_flag() {
             t.start = start.unwrap_or(t.start);
         }),
         case("POPULATE and NONBLOCK", |t| {
-            t.map("mmap", RW, t.sharing | 1 << POPULATE | 1 << 16);
+            t.map("mmap", RW, t.sharing | (1 << POPULATE) | (1 << 16));
         }),
     ]);
     compare(WINDOWS, unmapped, &cases, &[]);
@@ -275,7 +275,7 @@ pub fn mmap_of_every_place() {
 }
 
 pub fn munmap_of_parts() {
-    let parts: [(&str, fn(&Trial) -> Range<usize>); 5] = [
+    let parts: [(&str, Part); 5] = [
         ("the first page", |_| 0..1),
         ("the last page", |t| t.count - 1..t.count),
         ("the middle", Trial::middle),

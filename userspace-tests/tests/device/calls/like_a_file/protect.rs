@@ -12,8 +12,8 @@ use super::{
     remap::{TO, remap},
     state::mbind,
     trial::{
-        Differs, ELSEWHERE, FIXED, NONE, ONE, READ, RW, SMALL, Trial, WINDOWS, bytes, case,
-        compare, used,
+        Differs, ELSEWHERE, FIXED, NONE, ONE, Part, READ, RW, SMALL, Trial, WINDOWS, case, compare,
+        used,
     },
 };
 
@@ -35,13 +35,13 @@ pub fn mprotect_of_parts() {
         }),
         case("bits of no protection", |t| {
             for bit in 3..32 {
-                t.protect(format!("bit {bit}"), t.all(), READ | 1 << bit);
+                t.protect(format!("bit {bit}"), t.all(), READ | (1 << bit));
             }
         }),
     ];
     for prot in 0..=RW {
         for (part, pages) in [
-            ("all", Trial::all as fn(&Trial) -> Range<usize>),
+            ("all", Trial::all as Part),
             ("the middle", Trial::middle),
             ("the first half", |t| 0..t.count / 2),
             ("the last page", |t| t.count - 1..t.count),
@@ -127,11 +127,7 @@ pub fn mseal_keeps() {
         }),
     ];
     for (step, pages, flags) in [
-        (
-            "of the middle",
-            Trial::middle as fn(&Trial) -> Range<usize>,
-            0,
-        ),
+        ("of the middle", Trial::middle as Part, 0),
         ("with flags", Trial::all, 1),
         ("of nothing", |_| 0..0, 0),
         ("with a gap behind", |t| 0..t.count + 1, 0),

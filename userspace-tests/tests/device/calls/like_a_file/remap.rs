@@ -7,7 +7,8 @@ use super::{
     advice::GUARD_INSTALL,
     lock::{mlock, vm_lck},
     trial::{
-        Case, ELSEWHERE, FIXED, NONE, PRIVATE, READ, RW, Trial, WINDOWS, bytes, case, compare, used,
+        Case, Count, ELSEWHERE, FIXED, NONE, PRIVATE, READ, RW, Trial, WINDOWS, bytes, case,
+        compare, used,
     },
 };
 
@@ -38,7 +39,7 @@ fn wall(t: &mut Trial) {
 
 /// A case for every size, in the way that `prepare` and `flags` make it.
 fn to_every_size(way: &str, prepare: fn(&mut Trial), flags: i32) -> Vec<Case> {
-    let sizes: [(&str, fn(&Trial) -> usize); 9] = [
+    let sizes: [(&str, Count); 9] = [
         ("nothing", |_| 0),
         ("a page", |_| 1),
         ("half", |t| t.count / 2),

@@ -8,13 +8,13 @@ use super::{
     lock::mlock,
     remap::{TO, remap},
     trial::{
-        Differs, ELSEWHERE, FIXED, NONE, READ, RW, SMALL, Trial, WINDOWS, address, bytes, case,
-        compare, mapped, used,
+        Differs, ELSEWHERE, FIXED, NONE, READ, RW, SMALL, Start, Trial, WINDOWS, address, bytes,
+        case, compare, mapped, used,
     },
 };
 
 pub fn msync_with_every_flag() {
-    let states: [(&str, fn(&mut Trial)); 7] = [
+    let states: [(&str, Start); 7] = [
         ("as it is", |_| ()),
         ("for reading", |t| t.protect("mprotect", t.all(), READ)),
         ("no access", |t| t.protect("mprotect", t.all(), NONE)),
@@ -47,7 +47,7 @@ pub fn msync_with_every_flag() {
 }
 
 pub fn mincore_of_every_state() {
-    let states: [(&str, fn(&mut Trial)); 9] = [
+    let states: [(&str, Start); 9] = [
         ("as it is", |_| ()),
         ("used", used),
         ("dropped", |t| {

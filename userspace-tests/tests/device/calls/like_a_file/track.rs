@@ -11,8 +11,8 @@ use rustix::io;
 
 use super::{
     advice::{
-        ADVICE, COLD, COLLAPSE, DONTNEED, GUARD_INSTALL, GUARD_REMOVE, HUGEPAGE, MERGEABLE,
-        NO_COLLAPSE, PAGEOUT, POPULATE_READ, POPULATE_WRITE,
+        ADVICE, COLLAPSE, DONTNEED, GUARD_INSTALL, GUARD_REMOVE, HUGEPAGE, MERGEABLE, NO_COLLAPSE,
+        TO_PAGES,
     },
     lock::mlock,
     map::ALONE,
@@ -37,7 +37,7 @@ fn soft_dirty(t: &mut Trial, step: &str) {
 
 /// What may come between clearing and asking, under a name, for those who track writes.
 fn between() -> Vec<(String, Body)> {
-    let calls: [(&str, fn(&mut Trial)); 16] = [
+    let calls: [(&str, Start); 16] = [
         ("nothing", |_| ()),
         ("loads", |t| t.load("loads between", t.probes())),
         ("stores", |t| {
@@ -173,7 +173,7 @@ struct Scan {
 
 /// The number of an ioctl that reads and writes so many words.
 fn ioctl_of_words(kind: u8, number: u8, words: usize) -> usize {
-    3 << 30 | words << 19 | usize::from(kind) << 8 | usize::from(number)
+    (3 << 30) | (words << 19) | (usize::from(kind) << 8) | usize::from(number)
 }
 
 /// PAGEMAP_SCAN of some pages: the answer, where it stopped, and what it found.
@@ -219,7 +219,7 @@ pub fn pagemap_scan() {
             scan(t, &format!("page {i}"), i..i + 1, wanted);
         }
     };
-    let states: [(&str, fn(&mut Trial)); 7] = [
+    let states: [(&str, Start); 7] = [
         ("as it is", |_| ()),
         ("dropped", |t| t.advise("madvise", t.all(), DONTNEED)),
         ("cleared", |t| clear_refs(t, CLEAR_SOFT_DIRTY)),
@@ -372,7 +372,7 @@ pub fn userfaultfd_registers() {
     let features = [
         ("no features", 0),
         ("asynchronous", WP_ASYNC),
-        ("for shmem", 1 << 5 | 1 << 10 | 1 << 12),
+        ("for shmem", (1 << 5) | (1 << 10) | (1 << 12)),
     ];
     let cases = features.map(|(name, features)| {
         case(name, move |t| {

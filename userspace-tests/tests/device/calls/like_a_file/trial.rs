@@ -804,6 +804,10 @@ pub struct Differs(
 
 /// What a trial begins with.
 pub type Start = fn(&mut Trial);
+/// Some of a mapping's pages.
+pub type Part = fn(&Trial) -> Range<usize>;
+/// A number of pages.
+pub type Count = fn(&Trial) -> usize;
 
 /// Nothing is mapped.
 pub fn unmapped(_: &mut Trial) {}

@@ -467,9 +467,9 @@ pub enum Request {
 
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lock {
-    Lock,
-    LockOnFault,
-    Unlock,
+    AtOnce,
+    OnFault,
+    Never,
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
@@ -571,7 +571,22 @@ fn protection(u: &mut Unstructured) -> Result<Word> {
     // PROT_GROWSDOWN, and a bit that means nothing.
     one_of(
         u,
-        &[3, 3, 3, 3, 3, 1, 1, 2, 0, 4, 5, 7, 1 << 24 | 3, 1 << 10 | 3],
+        &[
+            3,
+            3,
+            3,
+            3,
+            3,
+            1,
+            1,
+            2,
+            0,
+            4,
+            5,
+            7,
+            (1 << 24) | 3,
+            (1 << 10) | 3,
+        ],
     )
 }
 

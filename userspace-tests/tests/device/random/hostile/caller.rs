@@ -300,9 +300,9 @@ impl<'a> Caller<'a> {
             Call::Lock { area, how } => {
                 let Range { start, len } = l.area(area);
                 let outcome = match how {
-                    Lock::Lock => syscall!(SYS_mlock, start, len),
-                    Lock::LockOnFault => syscall!(SYS_mlock2, start, len, 1),
-                    Lock::Unlock => syscall!(SYS_munlock, start, len),
+                    Lock::AtOnce => syscall!(SYS_mlock, start, len),
+                    Lock::OnFault => syscall!(SYS_mlock2, start, len, 1),
+                    Lock::Never => syscall!(SYS_munlock, start, len),
                 };
                 allow(outcome, &[Errno::AGAIN, Errno::INVAL, Errno::NOMEM])
             }
@@ -727,14 +727,14 @@ impl<'a> Caller<'a> {
             Request::Clear => RUST_MMAPDEV_IOC_CLEAR,
             Request::Near { clear, bit } => {
                 let from = [RUST_MMAPDEV_IOC_INFO, RUST_MMAPDEV_IOC_CLEAR][usize::from(clear)];
-                from ^ 1 << bit
+                from ^ (1 << bit)
             }
             Request::OfType {
                 number,
                 size_and_direction,
             } => {
                 let head = RUST_MMAPDEV_IOC_INFO & 0xff00;
-                u32::from(size_and_direction) << 16 | head | u32::from(number)
+                (u32::from(size_and_direction) << 16) | head | u32::from(number)
             }
             Request::Other(number) => number,
         };
@@ -866,7 +866,7 @@ const PIDFD_SELF: i32 = -10000;
 const PAGEMAP_SCAN: u64 = 0xc060_6610;
 const UFFD_API: u64 = 0xaa;
 /// PAGEFAULT_FLAG_WP, WP_HUGETLBFS_SHMEM, WP_UNPOPULATED, WP_ASYNC
-const UFFD_FEATURES: u64 = 1 | 1 << 12 | 1 << 13 | 1 << 15;
+const UFFD_FEATURES: u64 = 1 | (1 << 12) | (1 << 13) | (1 << 15);
 const UFFDIO_API: u64 = 0xc018_aa3f;
 const UFFDIO_REGISTER: u64 = 0xc020_aa00;
 const UFFDIO_WRITEPROTECT: u64 = 0xc018_aa06;
@@ -950,7 +950,7 @@ pub const PATTERN: &[u8; OWN_LEN] = &{
     let mut bytes = [0; OWN_LEN];
     let mut i = 0;
     while i < OWN_LEN {
-        bytes[i] = (i * 167 / 5 ^ i >> 7) as u8;
+        bytes[i] = ((i * 167 / 5) ^ (i >> 7)) as u8;
         i += 1;
     }
     bytes

@@ -16,6 +16,8 @@ use rustix::{
     },
 };
 
+use tools::complaint;
+
 use super::{
     call::Step,
     caller::{Caller, Outcome},
@@ -210,7 +212,7 @@ impl Runner {
             .log
             .lines()
             .into_iter()
-            .filter(|line| complains(line))
+            .filter(|line| complaint::in_line(line).is_some())
             .collect();
         match complaints.is_empty() {
             true => Ok(()),
@@ -323,9 +325,3 @@ impl Runner {
 }
 
 const KERNEL: &str = "the kernel complains";
-
-/// Whether a line of the kernel's log is a complaint.
-fn complains(line: &str) -> bool {
-    let words = ["BUG", "WARNING: ", "Oops", "UBSAN: ", "INFO: ", "cut here"];
-    words.iter().any(|word| line.contains(word))
-}

@@ -230,7 +230,7 @@ impl Limits {
     fn judge(&self, transfer: &Transfer, may: bool, outcome: Outcome) -> Result<(), &'static str> {
         let wanted = self.total.min(self.room);
         let possible = self.reach.map(|reach| reach.min(wanted));
-        let right = match outcome {
+        match outcome {
             Ok(_) if !may || self.negative => Err("it must be refused"),
             Ok(n) if possible.is_some_and(|possible| n != possible) => {
                 Err("another number of bytes can be transferred")
@@ -263,7 +263,6 @@ impl Limits {
                 | Errno::OPNOTSUPP,
             ) => Ok(()),
             Err(_) => Err("not an error of this call"),
-        };
-        right
+        }
     }
 }

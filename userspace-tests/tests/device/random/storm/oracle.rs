@@ -139,7 +139,7 @@ impl Oracle {
             private.map_or(0, |i| i as u64 + 1),
         ]);
         let stamp = u32::try_from(stamp).expect("a storm of fewer than 2^32 operations");
-        u64::from(stamp) << 32 | sum & 0xffff_ffff
+        (u64::from(stamp) << 32) | (sum & 0xffff_ffff)
     }
 
     /// Has `put` store to cells that belong to `slot`: it is given each cell's word.
@@ -336,9 +336,9 @@ pub fn mixed(numbers: [u64; 4]) -> u64 {
     // SplitMix64's steps.
     numbers.into_iter().fold(0, |sum: u64, number| {
         let mut sum = sum.wrapping_add(number).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        sum = (sum ^ sum >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        sum = (sum ^ sum >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        sum ^ sum >> 31
+        sum = (sum ^ (sum >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        sum = (sum ^ (sum >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        sum ^ (sum >> 31)
     })
 }
 
