@@ -85,10 +85,13 @@ step() {
 	shift 2
 	mkdir -p "$cache/logs"
 	say "$step (usually $usual) ..."
-	trap 'step_failed "$?"' EXIT
+	# When a function fails, stderr is still the log in the trap.
+	exec {step_stderr}>&2
+	trap 'step_failed "$?" 2>&"$step_stderr"' EXIT
 	# Not in a condition: that would switch off errexit inside the command.
 	"$@" >"$step_log" 2>&1 </dev/null
 	trap - EXIT
+	exec {step_stderr}>&-
 	say "$step: done in $((SECONDS - start)) s"
 }
 

@@ -29,14 +29,14 @@ use crate::{
         programs::{core_dump, in_core, mincore},
         uring,
     },
-    harness::{skip, tests},
+    harness::tests,
     lifetime::capacity::own_lines,
     support::{
         assert_same, errno,
         large::{BOTH, Large, View, huge, leaves_nothing},
         memory::{
-            self, Advice, Map, MapFlags, MprotectFlags, PRIVATE, READ, RW, SHARED, mmap,
-            mmap_skewed, page, skewed, table,
+            Advice, Map, MapFlags, MprotectFlags, PRIVATE, READ, RW, SHARED, SOFT_DIRTY, mmap,
+            mmap_skewed, need_soft_dirty_bits, page, skewed, table,
         },
         module::{self, Log, fdinfo},
         open,
@@ -943,7 +943,6 @@ fn a_core_dump_has_all_of_it() {
 
 /// Pages that a write has marked in pagemap since clear_refs.
 fn soft_dirty(map: &Map) -> Vec<usize> {
-    const SOFT_DIRTY: u64 = 1 << 55;
     let marked = map.pagemap().into_iter().enumerate();
     let marked = marked.filter(|(_, entry)| entry & SOFT_DIRTY != 0);
     marked.map(|(i, _)| i).collect()
@@ -957,13 +956,7 @@ fn clear_refs() {
 
 /// As of a file of tmpfs: no other page for being mapped by the same fault.
 fn soft_dirty_marks_what_was_written() {
-    let own = memory::anonymous(1, RW, PRIVATE);
-    own.write(0, b"!");
-    clear_refs();
-    own.write(0, b"!");
-    if soft_dirty(&own) != [0] || fs::read("/proc/self/clear_refs").is_ok() {
-        skip("this kernel does not track what is written");
-    }
+    need_soft_dirty_bits();
     let buffer = Large::new(2, 37);
     for flags in BOTH {
         let view = buffer.view(page(), 0, buffer.len(), flags);

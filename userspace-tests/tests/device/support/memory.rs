@@ -21,6 +21,8 @@ use rustix::{
     param::page_size,
 };
 
+use crate::harness::skip;
+
 pub const READ: ProtFlags = ProtFlags::READ;
 pub const WRITE: ProtFlags = ProtFlags::WRITE;
 pub const EXEC: ProtFlags = ProtFlags::EXEC;
@@ -37,6 +39,18 @@ pub const GUARD_REMOVE: i32 = 103;
 /// Size of a page in bytes.
 pub fn page() -> usize {
     page_size()
+}
+
+/// The bit of a page's entry in pagemap that a write sets.
+pub const SOFT_DIRTY: u64 = 1 << 55;
+
+/// Skips the test where the kernel does not set that, as on arm64.
+pub fn need_soft_dirty_bits() {
+    let own = anonymous(1, RW, PRIVATE);
+    own.write(0, b"!");
+    if own.pagemap()[0] & SOFT_DIRTY == 0 {
+        skip("this kernel does not track what is written");
+    }
 }
 
 /// What a page table maps, and so an entry of the table above it, in bytes: 2 MiB with 4 KiB pages.

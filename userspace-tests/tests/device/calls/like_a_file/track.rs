@@ -22,6 +22,7 @@ use super::{
         bytes, call, case, compare, compare_by_folio, in_short, mapped, name, pages_between, used,
     },
 };
+use crate::support::memory::need_soft_dirty_bits;
 
 const CLEAR_SOFT_DIRTY: u32 = 4;
 
@@ -120,6 +121,7 @@ pub fn soft_dirty_pages() {
         Differs("a child's stores", &["soft-dirty, the child's"], AROUND),
         Differs("mmap of the middle", &["VMAs", "soft-dirty"], ALONE),
     ];
+    need_soft_dirty_bits();
     let mut cases: Vec<_> = between()
         .into_iter()
         .map(|(name, body)| {

@@ -591,7 +591,10 @@ impl Expected {
                 Ok(Outcome::Done(0))
             }
             Call::Touch { place, write } => {
-                let signal = self.mapped(number, place).signal(write);
+                let mapped = self.mapped(number, place);
+                // `touch` there has no single instruction for it, and loads before it stores.
+                let loads = !write || cfg!(target_arch = "aarch64");
+                let signal = mapped.signal(!loads).or_else(|| mapped.signal(write));
                 if signal.is_none() && write {
                     self.copy(number, place);
                 }
