@@ -12,6 +12,10 @@ TESTS =
 DURATION = 600
 # What the random tests begin with; empty is 1.
 SEED =
+# Not empty: a short benchmark.
+QUICK =
+# A revision to compare the benchmark with.
+BASE = HEAD
 # A kernel build tree to build the module for with the host's tools.
 KDIR =
 
@@ -22,7 +26,7 @@ kernel = $(if $(KERNEL),--kernel '$(KERNEL)')
 
 # Kbuild asks for the file of this name only when there is no Kbuild, so
 # everything below is for people.
-.PHONY: module demo qemu-test matrix long-test torture fuzz vm-run-test mutants shell check doc upstream-check rust-analyzer dist help clean distclean
+.PHONY: module demo qemu-test matrix long-test torture fuzz vm-run-test mutants bench bench-test bench-compare bench-check bench-keep shell check doc upstream-check rust-analyzer dist help clean distclean
 
 module: ## build rust_mmapdev.ko, for the VM's kernel or for KDIR=
 ifneq ($(KDIR),)
@@ -56,6 +60,21 @@ mutants: ## test the tests: do they notice wrong changes to the module?; TESTS=
 
 fuzz: ## hostile calls on the debug kernel for DURATION=600 seconds; SEED=
 	@scripts/fuzz $(kernel) --duration '$(DURATION)' $(if $(SEED),--seed '$(SEED)')
+
+bench: ## what a mapping costs, as a table and in build/bench/report.html; QUICK=yes
+	@scripts/bench $(kernel) $(if $(QUICK),--quick)
+
+bench-test: ## show that report to a headless browser
+	@scripts/bench-test
+
+bench-compare: ## which rows have moved since revision BASE=, in instructions
+	@scripts/bench $(kernel) --compare '$(BASE)'
+
+bench-check: ## compare one row with the figures kept in the tree
+	@scripts/bench $(kernel) --check
+
+bench-keep: ## keep the figures of that row
+	@scripts/bench $(kernel) --keep
 
 shell: ## a shell in the VM with the module loaded
 	@scripts/vm-run $(kernel) --tty -- qemu/shell

@@ -1048,8 +1048,8 @@ pub const MUTANTS: &[Mutant] = &[
         "a long call ends when another thread ends the process",
         TASK,
         [
-            "(*current!().as_ptr()).pending.signal.sig[0]",
-            "(*(*current!().as_ptr()).signal).shared_pending.signal.sig[0]",
+            "(*task).pending.signal.sig[0]",
+            "(*(*task).signal).shared_pending.signal.sig[0]",
         ],
         "capacity::a_write_ends_when capacity::a_killed_write_ends",
     ),
@@ -1607,7 +1607,7 @@ pub const MUTANTS: &[Mutant] = &[
             "if is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
             "if is_shared_write(vmf) {",
         ],
-        "like_a_file::",
+        "like_a_file::userfaultfd_tracks like_a_file::pagemap_scan",
     ),
     mutant(
         "soft_dirty_is_no_tracking",
