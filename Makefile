@@ -29,7 +29,7 @@ kernel = $(if $(KERNEL),--kernel '$(KERNEL)')
 
 # Kbuild asks for the file of this name only when there is no Kbuild, so
 # everything below is for people.
-.PHONY: module install uninstall demo qemu-test matrix long-test torture fuzz vm-run-test mutants bench bench-test bench-compare bench-check bench-keep shell check doc upstream-check rust-analyzer dist help clean distclean
+.PHONY: module install uninstall deb demo qemu-test matrix long-test torture fuzz vm-run-test mutants bench bench-test bench-compare bench-check bench-keep shell check doc upstream-check rust-analyzer dist help clean distclean
 
 module: ## build rust_mmapdev.ko, for the VM's kernel or for KDIR=
 ifneq ($(KDIR),)
@@ -44,6 +44,9 @@ install: ## install it for the running kernel, or for KDIR=; DESTDIR=, PREFIX=
 
 uninstall: ## remove what `make install` has put there
 	@scripts/install --remove --destdir '$(DESTDIR)' --prefix '$(PREFIX)'
+
+deb: ## build the Debian package rust-mmapdev-dkms
+	@scripts/deb
 
 demo: ## a guided tour of the device in the VM
 	@program=$$(scripts/crate-binary $(kernel) example demo) && \
