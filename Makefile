@@ -29,7 +29,7 @@ kernel = $(if $(KERNEL),--kernel '$(KERNEL)')
 
 # Kbuild asks for the file of this name only when there is no Kbuild, so
 # everything below is for people.
-.PHONY: module install uninstall deb demo qemu-test matrix long-test torture fuzz vm-run-test mutants bench bench-test bench-compare bench-check bench-keep shell check doc upstream-check rust-analyzer dist help clean distclean
+.PHONY: module install uninstall deb install-test demo qemu-test matrix long-test torture fuzz vm-run-test mutants bench bench-test bench-compare bench-check bench-keep shell check doc upstream-check rust-analyzer dist help clean distclean
 
 module: ## build rust_mmapdev.ko, for the VM's kernel or for KDIR=
 ifneq ($(KDIR),)
@@ -47,6 +47,9 @@ uninstall: ## remove what `make install` has put there
 
 deb: ## build the Debian package rust-mmapdev-dkms
 	@scripts/deb
+
+install-test: ## install the package on a Debian disk image, boot it, remove it
+	@scripts/install-test
 
 demo: ## a guided tour of the device in the VM
 	@program=$$(scripts/crate-binary $(kernel) example demo) && \
