@@ -620,7 +620,7 @@ impl Trial {
         let pagemap = self.pagemap();
         let pages = pages.into_iter().map(|i| {
             let entry = pagemap(i);
-            let bits = bits.iter().filter(|bit| entry >> **bit & 1 != 0);
+            let bits = bits.iter().filter(|bit| (entry >> **bit) & 1 != 0);
             (i, format!("{:?}", bits.collect::<Vec<_>>()))
         });
         self.see_each(step, pages);

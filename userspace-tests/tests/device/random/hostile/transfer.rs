@@ -69,7 +69,11 @@ impl Caller<'_> {
             }
         } else if !transfer.write {
             // A pipe says EFAULT of bytes that it could give in part.
-            let most = if kind == Kind::Other { usize::MAX } else { done };
+            let most = if kind == Kind::Other {
+                usize::MAX
+            } else {
+                done
+            };
             for part in vector.touched_parts(most) {
                 expected[part.clone()].copy_from_slice(&found[part]);
             }
