@@ -18,6 +18,9 @@ QUICK =
 BASE = HEAD
 # A kernel build tree to build the module for with the host's tools.
 KDIR =
+# Where `make install` puts files, and below which other root.
+PREFIX = /usr/local
+DESTDIR =
 
 # The crates have the module's.
 version = $(shell sed -nE 's/^version = "(.*)"/\1/p' userspace-tests/Cargo.toml)
@@ -26,7 +29,7 @@ kernel = $(if $(KERNEL),--kernel '$(KERNEL)')
 
 # Kbuild asks for the file of this name only when there is no Kbuild, so
 # everything below is for people.
-.PHONY: module demo qemu-test matrix long-test torture fuzz vm-run-test mutants bench bench-test bench-compare bench-check bench-keep shell check doc upstream-check rust-analyzer dist help clean distclean
+.PHONY: module install uninstall deb install-test demo qemu-test matrix long-test torture fuzz vm-run-test mutants bench bench-test bench-compare bench-check bench-keep shell check doc upstream-check rust-analyzer dist help clean distclean
 
 module: ## build rust_mmapdev.ko, for the VM's kernel or for KDIR=
 ifneq ($(KDIR),)
@@ -35,6 +38,18 @@ else
 	@scripts/host-tools && ko=$$(scripts/module $(kernel)) && cp "$$ko" .
 endif
 	@echo rust_mmapdev.ko
+
+install: ## install it for the running kernel, or for KDIR=; DESTDIR=, PREFIX=
+	@scripts/install $(if $(KDIR),--kdir '$(KDIR)') --destdir '$(DESTDIR)' --prefix '$(PREFIX)'
+
+uninstall: ## remove what `make install` has put there
+	@scripts/install --remove --destdir '$(DESTDIR)' --prefix '$(PREFIX)'
+
+deb: ## build the Debian package rust-mmapdev-dkms
+	@scripts/deb
+
+install-test: ## install the package on a Debian disk image, boot it, remove it
+	@scripts/install-test
 
 demo: ## a guided tour of the device in the VM
 	@program=$$(scripts/crate-binary $(kernel) example demo) && \

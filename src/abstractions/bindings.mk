@@ -29,7 +29,7 @@ quiet_cmd_bindgen_kernel = BINDGEN $@
 		-include $(srctree)/include/linux/compiler_types.h \
 		--target=$(bindgen-target-$(SRCARCH)) -std=gnu11 -fms-extensions \
 		-fshort-wchar -funsigned-char -fno-builtin -w ; \
-	sed -Ei 's/pub const RUST_CONST_HELPER_/pub const /' $@
+	sed -Ei 's/pub const RUST_CONST_HELPER_/pub const /g' $@
 
 $(bindings-generated): $(bindings-header) FORCE
 	$(call if_changed,bindgen_kernel)
