@@ -1607,7 +1607,7 @@ pub const MUTANTS: &[Mutant] = &[
             "if is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
             "if is_shared_write(vmf) {",
         ],
-        "like_a_file::userfaultfd_tracks like_a_file::pagemap_scan",
+        "huge::soft_dirty like_a_file::soft_dirty like_a_file::userfaultfd_tracks_first",
     ),
     mutant(
         "soft_dirty_is_no_tracking",
