@@ -134,6 +134,13 @@ pub fn table(data: &Data) -> String {
             }
         }
     }
+    if !data.sizes.is_empty() {
+        text.push('\n');
+    }
+    for size in &data.sizes {
+        let bytes = grouped(size.bytes);
+        let _ = writeln!(text, "{} of {}: {bytes} bytes", size.what, size.peer);
+    }
     let mut lines: Vec<Vec<String>> = vec![
         ["Targets", "pages", "of", "ratio", "at most", "met"]
             .map(String::from)

@@ -40,6 +40,9 @@ const TIME_LIMIT: Duration = Duration::from_secs(120);
 /// The same with `--long`.
 const LONG_TIME_LIMIT: Duration = Duration::from_secs(1800);
 
+/// How long a process may take to end when it is killed.
+const END_LIMIT: Duration = Duration::from_secs(30);
+
 /// How much longer things take on the debug kernel, with its checks at every turn.
 const DEBUG_FACTOR: u32 = 5;
 
@@ -236,24 +239,21 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
         .process_group(0)
         .spawn()?;
     let group = Pid::from_child(&child);
+    let slower = if on_debug_kernel() { DEBUG_FACTOR } else { 1 };
     let limit = match value(LONG) {
         Some(_) => LONG_TIME_LIMIT,
         None => TIME_LIMIT,
     };
-    let limit = if on_debug_kernel() {
-        limit * DEBUG_FACTOR
-    } else {
-        limit
-    };
-    let limit = limit + Duration::from_secs(duration.unwrap_or(0));
+    let limit = limit * slower + Duration::from_secs(duration.unwrap_or(0));
     let ended = ends_within(group, limit)?;
     // Fails when nothing of the group is left, which is how it should be.
     let _ = kill_process_group(group, Signal::KILL);
-    let status = match ends_within(group, limit)? {
+    let end_limit = END_LIMIT * slower;
+    let status = match ends_within(group, end_limit)? {
         true => Some(child.wait()?),
         false => None,
     };
-    let Some(status) = status.filter(|_| all_end_within(limit)) else {
+    let Some(status) = status.filter(|_| all_end_within(end_limit)) else {
         STUCK.get_or_init(|| name.to_owned());
         return Err(format!("a process of it cannot be killed:\n{}", blocked_tasks()?).into());
     };

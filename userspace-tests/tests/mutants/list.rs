@@ -972,7 +972,7 @@ pub const MUTANTS: &[Mutant] = &[
         MISCDEVICE,
         [
             "            (*file).f_mode |= bindings::FMODE_ATOMIC_POS | bindings::FMODE_NOCMTIME;",
-            "            (*file).f_mode |= bindings::FMODE_NOCMTIME;\n            if (*file).f_mode & bindings::FMODE_WRITE != 0 {\n                (*file).f_mode |= bindings::FMODE_ATOMIC_POS;\n            }",
+            "            (*file).f_mode |= bindings::FMODE_NOCMTIME;\n            if (*file).f_mode & 2 != 0 {\n                (*file).f_mode |= bindings::FMODE_ATOMIC_POS;\n            }",
         ],
         "rw::reads_take_turns",
     ),
@@ -1072,7 +1072,7 @@ pub const MUTANTS: &[Mutant] = &[
             "copy_page_to_iter(folio.as_ptr().cast(), offset, length,",
             "copy_page_to_iter(folio.as_ptr().cast(), offset ^ (offset == 77) as usize, length,",
         ],
-        "fsx::",
+        "rw::transfers_begin",
     ),
     mutant(
         "write_lands_beside",
@@ -1082,7 +1082,7 @@ pub const MUTANTS: &[Mutant] = &[
             "copy_folio_from_iter_atomic(folio.as_ptr(), offset, length,",
             "copy_folio_from_iter_atomic(folio.as_ptr(), offset ^ (offset == 77) as usize, length,",
         ],
-        "fsx::",
+        "rw::transfers_begin",
     ),
     Mutant {
         kernel: "debug",

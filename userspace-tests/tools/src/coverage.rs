@@ -85,7 +85,8 @@ pub fn print_unreached(output: impl BufRead, module: &Path, project: &Path) -> R
         .spawn()
         .context("cannot run addr2line")?;
     let mut stdin = addr2line.stdin.take().context("its stdin is a pipe")?;
-    let text: String = places.iter().map(|place| format!("{place:#x}\n")).collect();
+    let text: Vec<_> = places.iter().map(|place| format!("{place:#x}\n")).collect();
+    let text = text.concat();
     let writer = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
     let lines = addr2line.wait_with_output()?;
     ensure!(

@@ -34,6 +34,7 @@ tests![
     read_moves_on_to_the_end,
     read_at_and_past_the_end_is_zero,
     pread_leaves_the_position,
+    transfers_begin_at_any_byte,
     read_crosses_pages,
     readv_scatters,
     preadv2_at_minus_one_uses_the_position,
@@ -107,6 +108,29 @@ fn pread_leaves_the_position() {
     assert_eq!(io::pread(&device, &mut [0; 8], 100), Ok(8));
     assert_eq!(io::pwrite(&device, &[1; 8], 100), Ok(8));
     assert_eq!(tell(&device), Ok(7));
+}
+
+/// Of a page, and leave those beside alone.
+fn transfers_begin_at_any_byte() {
+    let device = fresh(2);
+    let map = shared(&device, 2);
+    let mut expected = map.bytes();
+    for at in 0..=page() {
+        let bytes = [at as u8 ^ 0x55, !(at as u8)];
+        assert_eq!(io::pwrite(&device, &bytes, at as u64), Ok(2));
+        expected[at..at + 2].copy_from_slice(&bytes);
+        let around = at.saturating_sub(2)..at + 4;
+        let found = map.read(around.start, around.len());
+        assert_same(
+            &found,
+            &expected[around],
+            &format!("around a write at {at}"),
+        );
+        let mut found = [0; 2];
+        assert_eq!(io::pread(&device, &mut found, at as u64), Ok(2));
+        assert_same(&found, &bytes, &format!("a read at {at}"));
+    }
+    assert_same(&map.bytes(), &expected, "the buffer");
 }
 
 fn read_crosses_pages() {

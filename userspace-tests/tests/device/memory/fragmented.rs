@@ -7,7 +7,7 @@ use std::{fs, time::Instant};
 use rust_mmapdev::{Access, Device};
 
 use crate::{
-    harness::tests,
+    harness::{skip, tests},
     memory::moving::while_threads_store,
     support::{
         assert_same,
@@ -47,6 +47,12 @@ impl Fragments {
         /// What is to be in pieces, and what is left for the kernel and the test.
         const PIECES: usize = 112 * MIB;
         const RESERVE: usize = 48 * MIB;
+        if huge() > PIECES / 16 {
+            skip(&format!(
+                "huge pages of {} MiB are too large a part of the VM's memory",
+                huge() / MIB
+            ));
+        }
         module::unload_if_loaded();
         // Compaction leaves locked pages where they are, nearly all that is free can be taken, and
         // no CPU keeps much of it to itself.

@@ -17,10 +17,15 @@ use super::{
 };
 use crate::harness::skip;
 
+/// Whether the kernel is built with transparent huge pages, that is, entries for them.
+pub fn has_huge_pages() -> bool {
+    Path::new("/sys/kernel/mm/transparent_hugepage").exists()
+}
+
 /// What an entry of the table above the page tables maps, in bytes. Skips the test where the kernel
 /// maps nothing by such entries.
 pub fn huge() -> usize {
-    if !Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+    if !has_huge_pages() {
         skip("this kernel has no transparent huge pages");
     }
     let file = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";

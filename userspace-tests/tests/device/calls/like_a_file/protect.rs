@@ -157,7 +157,8 @@ pub fn protection_keys() {
     fn give(t: &mut Trial, pages: Range<usize>, prot: usize, key: usize) {
         t.range("pkey_mprotect", libc::SYS_pkey_mprotect, pages, [prot, key]);
     }
-    let uses: [(&str, fn(&mut Trial, usize)); 8] = [
+    type Use = fn(&mut Trial, usize);
+    let uses: [(&str, Use); 8] = [
         ("the middle", |t, key| give(t, t.middle(), RW, key)),
         ("the middle, there and back", |t, key| {
             give(t, t.middle(), RW, key);

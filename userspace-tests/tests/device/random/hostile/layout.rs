@@ -24,7 +24,7 @@ pub const OWN_LEN: usize = if cfg!(target_arch = "aarch64") {
 };
 
 /// Room for windows of the largest buffer, one behind the other, and for more to grow into.
-fn arena_len() -> usize {
+pub fn arena_len() -> usize {
     16 * table()
 }
 

@@ -245,11 +245,11 @@ impl Runner {
 
     fn child(&self, device: &Device, layout: Layout, programs: &[Program]) -> ! {
         setpgid(None, None).expect("setpgid");
-        // No program is to take the memory of the others.
-        const MOST: Option<u64> = Some(256 << 20);
+        // No program is to take the memory of the others, besides the addresses that it has.
+        let limit = Some(layout::arena_len() as u64 + (224 << 20));
         let most = Rlimit {
-            current: MOST,
-            maximum: MOST,
+            current: limit,
+            maximum: limit,
         };
         setrlimit(Resource::As, most).expect("setrlimit");
         for signal in [libc::SIGPIPE, libc::SIGIO] {
