@@ -91,7 +91,7 @@ const LOOK: &str = r#"(() => {
 fn main() -> ExitCode {
     let trial = |screen: Screen| {
         Trial::test(screen.name, move || {
-            Ok(shows(screen).map_err(|e| Failed::from(e.to_string()))?)
+            shows(screen).map_err(|e| Failed::from(e.to_string()))
         })
     };
     let arguments = Arguments::from_args();

@@ -46,7 +46,8 @@ impl Fragments {
         const MADV_DONTNEED_LOCKED: i32 = 24;
         /// What is to be in pieces, and what is left for the kernel and the test.
         const PIECES: usize = 112 * MIB;
-        const RESERVE: usize = 48 * MIB;
+        /// Some 60 MiB can be on the lists of the CPUs, where nobody looks who is out of memory.
+        const RESERVE: usize = 128 * MIB;
         if huge() > PIECES / 16 {
             skip(&format!(
                 "huge pages of {} MiB are too large a part of the VM's memory",
@@ -242,6 +243,14 @@ fn parts_of_a_mapping() {
 /// With the memory in between free again, pages are moved to where they are together.
 fn compaction_moves_pages_while_threads_store() {
     let _renew = Renew;
+    // By chance, they may all stand where compaction moves pages to.
+    assert!(
+        (0..5).any(|_| pages_moved_by_compaction() > 0),
+        "no page has moved"
+    );
+}
+
+fn pages_moved_by_compaction() -> usize {
     let buffer = Large::of(load_in_pieces(2));
     let map = shared(&buffer.device, SIZE / page());
     map.load_pages();
@@ -260,5 +269,5 @@ fn compaction_moves_pages_while_threads_store() {
         }
     });
     println!("{moved} pages have moved");
-    assert!(moved > 0, "no page has moved");
+    moved
 }
