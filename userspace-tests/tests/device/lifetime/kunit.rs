@@ -18,7 +18,15 @@ const FILTER: &str = "/sys/module/kunit/parameters/filter_glob";
 
 /// The module's, with what their names begin with.
 const PREFIX: &str = "rust_mmapdev_";
-const OF_THE_MODULE: [&str; 6] = ["folio", "kunit", "mapping", "miscdevice", "pagemap", "virt"];
+const OF_THE_MODULE: [&str; 6] = [
+    "folio",
+    "iov",
+    "kunit",
+    "mapping",
+    "miscdevice",
+    "pagemap",
+    "virt",
+];
 
 fn every_case_passes() {
     if !on_debug_kernel() {
