@@ -18,7 +18,7 @@ const FILTER: &str = "/sys/module/kunit/parameters/filter_glob";
 
 /// The module's, with what their names begin with.
 const PREFIX: &str = "rust_mmapdev_";
-const OF_THE_MODULE: [&str; 6] = [
+const OF_THE_MODULE: [&str; 7] = [
     "folio",
     "iov",
     "kunit",
