@@ -147,13 +147,7 @@ fn clear_waits_for_a_write() {
     let device = fresh(4);
     let missing_pages = MissingPages::new(2, b'a');
     thread::scope(|scope| {
-        scope.spawn(|| {
-            assert_eq!(
-                io::pwrite(&device, missing_pages.as_slice(), 0),
-                Ok(2 * page())
-            )
-        });
-        missing_pages.wait_for_fault();
+        missing_pages.stop_a_write(scope, &device);
         let clear = Caller::start(scope, || device.clear().expect("CLEAR"));
         clear.wait_until_it_sleeps_in(libc::SYS_ioctl);
         missing_pages.resolve();
@@ -168,13 +162,7 @@ fn clear_and_a_write_do_not_mix() {
     let bytes = vec![b'b'; PAGES * page()];
     let missing_pages = MissingPages::new(2, b'a');
     thread::scope(|scope| {
-        scope.spawn(|| {
-            assert_eq!(
-                io::pwrite(&device, missing_pages.as_slice(), 0),
-                Ok(2 * page())
-            )
-        });
-        missing_pages.wait_for_fault();
+        missing_pages.stop_a_write(scope, &device);
         let clear = Caller::start(scope, || device.clear().expect("CLEAR"));
         clear.wait_until_it_sleeps_in(libc::SYS_ioctl);
         let write = Caller::start(scope, || {

@@ -677,13 +677,7 @@ fn writes_do_not_mix() {
     let device = fresh(PAGES as u64);
     let missing_pages = MissingPages::new(PAGES, b'a');
     thread::scope(|scope| {
-        scope.spawn(|| {
-            assert_eq!(
-                io::pwrite(&device, missing_pages.as_slice(), 0),
-                Ok(PAGES * page())
-            );
-        });
-        missing_pages.wait_for_fault();
+        missing_pages.stop_a_write(scope, &device);
         let other = Caller::start(scope, || {
             let bytes = vec![b'b'; PAGES * page()];
             assert_eq!(io::pwrite(&device, &bytes, 0), Ok(bytes.len()));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memory whose pages are missing_pages but for the first, with userfaultfd(2): a system call that copies
+//! Memory whose pages are missing but for the first, with userfaultfd(2): a system call that copies
 //! from it or to it stands still in the middle until the test lets it go on.
 
 use std::{
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::Path,
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
     thread,
@@ -112,6 +112,17 @@ impl MissingPages {
             Ok(32),
             "an event of userfaultfd"
         );
+    }
+
+    /// A thread writes all of it to the start of the file, and stands still at the first page that is
+    /// missing. In the end, everything must have been written.
+    pub fn stop_a_write<'scope>(
+        &'scope self,
+        scope: &'scope thread::Scope<'scope, '_>,
+        file: &'scope (impl AsFd + Sync),
+    ) {
+        scope.spawn(move || assert_eq!(io::pwrite(file, self.as_slice(), 0), Ok(self.map.len())));
+        self.wait_for_fault();
     }
 
     /// Puts the next page there.
