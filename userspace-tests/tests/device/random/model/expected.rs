@@ -260,11 +260,11 @@ impl Expected {
         let file = |fd: usize| process.files[fd].as_ref().map(|file| file.borrow());
         let call = match call {
             Call::Open(_) => process.files.iter().any(Option::is_none).then_some(call)?,
-            Call::Close(fd) | Call::Seek { fd, .. } | Call::Clear(fd) => {
-                file(fd)?;
-                call
-            }
-            Call::Read { fd, .. } | Call::Write { fd, .. } => {
+            Call::Close(fd)
+            | Call::Seek { fd, .. }
+            | Call::Clear(fd)
+            | Call::Read { fd, .. }
+            | Call::Write { fd, .. } => {
                 file(fd)?;
                 call
             }
