@@ -33,7 +33,7 @@ pub(crate) fn mmap(buffer: &Buffer, vma: &VmaNew) -> Result<VmaOperations<Arc<Bu
     vma.try_clear_mayexec().map_err(|_| EPERM)?;
     // A locked one is populated by the core, which counts what is locked.
     if count == 1 && !vma.locked() {
-        if let Some(folio) = buffer.pages().folio(first) {
+        if let Some(folio) = buffer.pages().lock_folio(first) {
             match vma.insert_page(vma.start(), &folio, first) {
                 // A touch will tell.
                 Err(e) if e == EIO => {}

@@ -443,7 +443,7 @@ static int twin_mmap(struct file *file, struct vm_area_struct *vma)
 	vm_flags_init(vma, vma->vm_flags & ~VM_MAYEXEC);
 
 	if (count == 1 && !(vma->vm_flags & VM_LOCKED)) {
-		struct folio *folio = filemap_get_folio(twin->mapping, vma->vm_pgoff);
+		struct folio *folio = filemap_lock_folio(twin->mapping, vma->vm_pgoff);
 		vm_flags_t before = vma->vm_flags;
 		int err = 0;
 
@@ -456,6 +456,7 @@ static int twin_mmap(struct file *file, struct vm_area_struct *vma)
 				err = vm_insert_page(vma, vma->vm_start, page);
 				vm_flags_init(vma, before);
 			}
+			folio_unlock(folio);
 			folio_put(folio);
 			if (err)
 				return err;

@@ -262,6 +262,18 @@ impl<P: ForeignOwnable> VmaOperations<P> {
 ///     if vma.end() - vma.start() > PAGE_SIZE || vma.locked() {
 ///         return Err(EINVAL);
 ///     }
+///     let folio = cache.lock_folio(vma.pgoff()).ok_or(ENXIO)?;
+///     vma.insert_page(vma.start(), &folio, vma.pgoff())
+/// }
+/// ```
+///
+/// Without its lock the folio may be on its way to another place in memory, and what is stored
+/// through the mapping is lost:
+///
+/// ```compile_fail,E0308
+/// # use kernel::{mm::virt::VmaNew, prelude::*};
+/// # use rust_mmapdev::abstractions::mm::{pagemap::PageCache, virt::VmaNewExt};
+/// fn map_one(cache: &PageCache, vma: &VmaNew) -> Result {
 ///     let folio = cache.folio(vma.pgoff()).ok_or(ENXIO)?;
 ///     vma.insert_page(vma.start(), &folio, vma.pgoff())
 /// }
@@ -291,8 +303,8 @@ impl<P: ForeignOwnable> VmaOperations<P> {
 ///
 /// ```compile_fail,E0599
 /// # use kernel::{mm::virt::VmaRef, prelude::*};
-/// # use rust_mmapdev::abstractions::mm::{folio::Folio, virt::VmaNewExt};
-/// fn later(vma: &VmaRef, folio: &Folio) -> Result {
+/// # use rust_mmapdev::abstractions::mm::{folio::LockedFolio, virt::VmaNewExt};
+/// fn later(vma: &VmaRef, folio: &LockedFolio) -> Result {
 ///     vma.insert_page(vma.start(), folio, 0)
 /// }
 /// ```
@@ -312,7 +324,7 @@ pub trait VmaNewExt {
     /// EINVAL: it is no page of the folio, or the folio none of the file's; EFAULT: the address is
     /// outside of the VMA; EBUSY: something is mapped there; ENOMEM: no memory for page tables;
     /// EIO: the page has a memory error.
-    fn insert_page(&self, address: usize, folio: &Folio, index: usize) -> Result;
+    fn insert_page(&self, address: usize, folio: &LockedFolio, index: usize) -> Result;
 }
 
 impl VmaNewExt for VmaNew {
@@ -326,7 +338,7 @@ impl VmaNewExt for VmaNew {
         self.flags() & bindings::VM_LOCKED != 0
     }
 
-    fn insert_page(&self, address: usize, folio: &Folio, index: usize) -> Result {
+    fn insert_page(&self, address: usize, folio: &LockedFolio, index: usize) -> Result {
         let page = folio.file_page(index).ok_or(EINVAL)?;
         // SAFETY: By the type invariants the VMA is valid and its mmap lock is held; it keeps its
         // file.
@@ -343,7 +355,9 @@ impl VmaNewExt for VmaNew {
         // SAFETY: By the type invariants the VMA is valid and its mmap lock is held, and
         // VM_MIXEDMAP is set, so that its flags are not written. The page is one in use and
         // without a type. What goes into the page table has a reference of its own and is known to
-        // the reverse mapping, as what a fault puts there.
+        // the reverse mapping, as what a fault puts there; as there, the folio is locked, so that
+        // it is not being moved: `folio_expected_ref_count()` takes each page table entry for one
+        // that the move has seen.
         let errno = unsafe { bindings::vm_insert_page(self.as_ptr(), address, page.as_ptr()) };
         // SAFETY: By the type invariants the VMA is being set up, so that nobody else uses its
         // flags, and these are the ones it had. VM_MIXEDMAP stands for pages without a reference
@@ -791,7 +805,7 @@ mod tests {
         fn mmap(caches: &[PageCache; 2], vma: &VmaNew) -> Result<Option<VmaOperations<Self::Ptr>>> {
             // Two pages stand for the other cache, one for its own.
             let count = (vma.end() - vma.start()) / PAGE_SIZE;
-            let folio = caches[count - 1].folio(0).ok_or(ENOENT)?;
+            let folio = caches[count - 1].lock_folio(0).ok_or(ENOENT)?;
             vma.insert_page(vma.start(), &folio, 0)?;
             Ok(None)
         }

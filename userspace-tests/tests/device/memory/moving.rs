@@ -48,6 +48,7 @@ tests![
     move_pages_while_threads_store,
     a_futex_waits_through_moves,
     copies_of_the_kernel_through_moves,
+    mappings_made_through_moves,
 ];
 
 /// Sets the flag when dropped: the threads of a scope must end when its body panics, too.
@@ -335,4 +336,35 @@ fn copies_of_the_kernel_through_moves() {
         copier.join().expect("the copier")
     });
     println!("{rounds} rounds");
+}
+
+/// A mapping of one page has it at once: where the page is by then, not where it is leaving.
+fn mappings_made_through_moves() {
+    const MOVES: usize = 200;
+    let _renew = Renew;
+    let device = fresh(1);
+    let stop = AtomicBool::new(false);
+    shared(&device, 1).u64(8).store(0, SeqCst);
+    let rounds = thread::scope(|scope| {
+        let mapper = scope.spawn(|| {
+            let mut rounds = 0;
+            while !stop.load(Relaxed) {
+                let map = shared(&device, 1);
+                assert_eq!(map.u64(8).fetch_add(1, Relaxed), rounds, "the additions");
+                rounds += 1;
+            }
+            rounds
+        });
+        let stop = Stop(&stop);
+        let map = shared(&device, 1);
+        let mut moves = 0;
+        while moves < MOVES && !mapper.is_finished() {
+            map.load(0);
+            moves += usize::from(soft_offline(&map, 0).is_ok());
+        }
+        drop(stop);
+        mapper.join().expect("the mapper")
+    });
+    println!("{rounds} mappings");
+    assert_eq!(shared(&device, 1).u64(8).load(SeqCst), rounds);
 }
