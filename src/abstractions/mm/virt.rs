@@ -21,10 +21,7 @@ use kernel::{
 
 use crate::abstractions::{
     bindings,
-    mm::folio::{
-        Folio,
-        LockedFolio, //
-    }, //
+    mm::folio::LockedFolio, //
 };
 
 /// Operations of the VMAs of a file whose pages are page cache: `struct vm_operations_struct`.
