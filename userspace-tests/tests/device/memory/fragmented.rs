@@ -29,6 +29,7 @@ tests![
     compaction_moves_pages_while_threads_store,
 ];
 
+const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage";
 const MIB: usize = 1 << 20;
 /// Size of the buffer in bytes.
 const SIZE: usize = 32 * MIB;
@@ -37,7 +38,7 @@ const SIZE: usize = 32 * MIB;
 struct Fragments {
     _blocks: Vec<Map>,
     _pieces: Map,
-    _settings: [Setting; 3],
+    _settings: Vec<Setting>,
 }
 
 impl Fragments {
@@ -55,13 +56,20 @@ impl Fragments {
             ));
         }
         module::unload_if_loaded();
-        // Compaction leaves locked pages where they are, nearly all that is free can be taken, and
-        // no CPU keeps much of it to itself.
-        let settings = [
-            Setting::new("/proc/sys/vm/compact_unevictable_allowed", "0"),
-            Setting::new("/proc/sys/vm/min_free_kbytes", "2048"),
-            Setting::new("/proc/sys/vm/percpu_pagelist_high_fraction", "10000"),
-        ];
+        let sizes = folio_sizes();
+        // Anonymous memory stands in folios of all sizes. Compaction leaves locked pages where they are
+        // and does not split what is larger, no CPU keeps much of what is free to itself, and nearly
+        // all of it can be taken: that comes last, as the kernel keeps more free for larger folios.
+        let enabled = |size| format!("{HUGE_PAGES}/hugepages-{size}kB/enabled");
+        let settings = sizes
+            .iter()
+            .map(|size| Setting::new(enabled(size), "madvise"))
+            .chain([
+                Setting::new("/proc/sys/vm/compact_unevictable_allowed", "0"),
+                Setting::new("/proc/sys/vm/percpu_pagelist_high_fraction", "10000"),
+                Setting::new("/proc/sys/vm/min_free_kbytes", "2048"),
+            ])
+            .collect();
         let block = |len: usize| {
             let map = skewed(0, len);
             map.protect(MprotectFlags::READ | MprotectFlags::WRITE)
@@ -69,6 +77,7 @@ impl Fragments {
             map.advise(Advice::LinuxHugepage).expect("MADV_HUGEPAGE");
             map.advise(Advice::LinuxPopulateWrite)
                 .expect("MADV_POPULATE_WRITE");
+            lock(&map);
             map
         };
         fs::write("/proc/sys/vm/drop_caches", "3").expect("drop_caches");
@@ -78,21 +87,22 @@ impl Fragments {
         pieces
             .advise(Advice::LinuxNoHugepage)
             .expect("MADV_NOHUGEPAGE");
-        // SAFETY: locking changes nothing about what the memory holds.
-        unsafe { rustix::mm::mlock(pieces.at(0).cast(), pieces.len()) }.expect("mlock");
+        lock(&pieces);
         for first in (0..pieces.len()).step_by(of * page()) {
             let (start, len) = (pieces.at(first + page()), (of - 1) * page());
             // SAFETY: the memory is ours, and holds nothing.
             let result = unsafe { libc::madvise(start.cast(), len, MADV_DONTNEED_LOCKED) };
             assert_eq!(result, 0, "MADV_DONTNEED_LOCKED");
         }
-        // What is whole yet or can be made so, until there is none.
-        loop {
-            let more = block(huge());
-            if more.smaps_sum(&["AnonHugePages"]) == 0 {
-                break;
+        // What is whole yet or can be made so, until there is none: the largest first.
+        for size in sizes.iter().rev() {
+            let count = format!("{HUGE_PAGES}/hugepages-{size}kB/stats/anon_fault_alloc");
+            let count = || fs::read_to_string(&count).expect(&count);
+            let mut before = String::new();
+            while count() != before {
+                before = count();
+                blocks.push(block(size << 10));
             }
-            blocks.push(more);
         }
         Self {
             _blocks: blocks,
@@ -100,6 +110,27 @@ impl Fragments {
             _settings: settings,
         }
     }
+}
+
+/// Locks it, which changes nothing about what it holds.
+fn lock(map: &Map) {
+    // SAFETY: the range belongs to `map`.
+    unsafe { rustix::mm::mlock(map.at(0).cast(), map.len()) }.expect("mlock");
+}
+
+/// The sizes in KiB of the folios, besides single pages, that anonymous memory may stand in.
+fn folio_sizes() -> Vec<usize> {
+    // Without CONFIG_TRANSPARENT_HUGEPAGE there are none.
+    let names = fs::read_dir(HUGE_PAGES).into_iter().flatten();
+    let mut sizes: Vec<_> = names
+        .filter_map(|entry| {
+            let name = entry.expect(HUGE_PAGES).file_name();
+            let size = name.to_str()?.strip_prefix("hugepages-")?;
+            size.strip_suffix("kB")?.parse().ok()
+        })
+        .collect();
+    sizes.sort_unstable();
+    sizes
 }
 
 /// A module that was loaded with memory in pieces, without a word of the kernel about memory.

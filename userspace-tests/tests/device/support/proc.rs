@@ -78,13 +78,14 @@ pub fn vmstat(name: &str) -> i64 {
 
 /// A file below /proc/sys or /sys that a test writes to: when dropped, it holds what it did before.
 pub struct Setting {
-    path: &'static str,
+    path: String,
     before: String,
 }
 
 impl Setting {
-    pub fn new(path: &'static str, value: &str) -> Self {
-        let text = fs::read_to_string(path).expect(path);
+    pub fn new(path: impl Into<String>, value: &str) -> Self {
+        let path = path.into();
+        let text = fs::read_to_string(&path).expect(&path);
         // Of several words, the one in brackets holds.
         let chosen = text
             .split_once('[')
@@ -96,7 +97,8 @@ impl Setting {
     }
 
     pub fn set(&self, value: &str) {
-        fs::write(self.path, value).unwrap_or_else(|err| panic!("{value} to {}: {err}", self.path));
+        fs::write(&self.path, value)
+            .unwrap_or_else(|err| panic!("{value} to {}: {err}", self.path));
     }
 }
 
