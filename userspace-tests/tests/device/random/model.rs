@@ -14,6 +14,7 @@ use proptest::{
 use rust_mmapdev::{Access, Sharing};
 use rustix::io::Errno;
 
+use super::operation::{Advice, Protection};
 use crate::{
     harness::{long, seed, tests},
     support::{
@@ -54,31 +55,6 @@ fn several_mib() {
 /// Pages of the range of addresses that a process maps windows of so many pages in.
 fn places_for(pages: usize) -> usize {
     2 * pages + 16
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protection {
-    None,
-    Read,
-    ReadWrite,
-    Exec,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Advice {
-    DontNeed,
-    PopulateRead,
-    PopulateWrite,
-    GuardInstall,
-    GuardRemove,
-    DontFork,
-    DoFork,
-    /// One that is not for locked memory, and changes nothing that can be seen.
-    Unlocked(i32),
-    /// One that only changes flags.
-    Flags(i32),
-    /// One that may fail for reasons of the kernel's own. The bytes stay in any case.
-    Attempt(i32),
 }
 
 /// A run of places: `count` of them from `first` on.

@@ -21,6 +21,7 @@ use rustix::{
     param::page_size,
 };
 
+use super::system_call;
 use crate::harness::skip;
 
 pub const READ: ProtFlags = ProtFlags::READ;
@@ -81,12 +82,6 @@ pub fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 pub fn number<T: FromStr>(text: &str, name: &str) -> T {
     let value = field(text, name).and_then(|value| value.parse().ok());
     value.unwrap_or_else(|| panic!("no number {name} in\n{text}"))
-}
-
-/// The errno of a call through libc that has failed just now.
-fn last_errno() -> io::Errno {
-    let error = std::io::Error::last_os_error();
-    io::Errno::from_io_error(&error).expect("an error of the system")
 }
 
 /// Copies `buf.len()` bytes from `source` on into `buf`, a word at a time where the memory is aligned
@@ -351,11 +346,10 @@ impl Map {
 
     /// The same for advice of any kind.
     pub fn advise_by_number(&self, offset: usize, len: usize, advice: i32) -> io::Result<()> {
+        assert!(offset + len <= self.len);
         // SAFETY: as above.
-        match unsafe { libc::madvise(self.raw(offset), len, advice) } {
-            0 => Ok(()),
-            _ => Err(last_errno()),
-        }
+        system_call(unsafe { libc::madvise(self.raw(offset), len, advice) })?;
+        Ok(())
     }
 
     /// mprotect(2) on the whole range.
@@ -366,6 +360,26 @@ impl Map {
     pub fn protect_part(&self, offset: usize, len: usize, prot: MprotectFlags) -> io::Result<()> {
         // SAFETY: the range belongs to `self`.
         unsafe { mm::mprotect(self.raw(offset), len, prot) }
+    }
+
+    /// mlock(2) of the whole range.
+    pub fn lock(&self) -> io::Result<()> {
+        self.lock_part(0, self.len)
+    }
+
+    pub fn lock_part(&self, offset: usize, len: usize) -> io::Result<()> {
+        // SAFETY: locking changes nothing about what the memory holds.
+        unsafe { mm::mlock(self.raw(offset), len) }
+    }
+
+    /// munlock(2) of the whole range.
+    pub fn unlock(&self) -> io::Result<()> {
+        self.unlock_part(0, self.len)
+    }
+
+    pub fn unlock_part(&self, offset: usize, len: usize) -> io::Result<()> {
+        // SAFETY: as above.
+        unsafe { mm::munlock(self.raw(offset), len) }
     }
 
     /// munmap(2) of a part, which is not accessed afterwards but by tests that are to die.
@@ -409,7 +423,8 @@ impl Map {
         let place = ManuallyDrop::new(place);
         let flags = flags | MremapFlags::MAYMOVE;
         // SAFETY: both ranges belong to us, and no reference into them is alive.
-        unsafe { mm::mremap_fixed(self.raw(0), len, place.len, flags, place.raw(0)) }?;
+        let moved = unsafe { mm::mremap_fixed(self.raw(0), len, place.len, flags, place.raw(0)) }?;
+        assert_eq!(moved, place.raw(0), "mremap with MREMAP_FIXED");
         Ok(ManuallyDrop::into_inner(place))
     }
 

@@ -10,6 +10,7 @@ pub mod module;
 pub mod proc;
 pub mod process;
 pub mod seccomp;
+pub mod shared;
 pub mod signal;
 pub mod sysctl;
 pub mod touch;

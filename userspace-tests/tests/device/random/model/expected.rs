@@ -7,8 +7,8 @@ use rust_mmapdev::{Access, Sharing};
 use rustix::{io::Errno, process::Signal};
 
 use super::{
-    Advice, Call, DESCRIPTORS, Outcome, PROCESSES, Places, Protection, TRANSFER, Target, bytes,
-    places_for,
+    super::operation::{Advice, Mapping, Protection},
+    Call, DESCRIPTORS, Outcome, PROCESSES, Places, TRANSFER, Target, bytes, places_for,
 };
 use crate::support::memory::{SOFT_OFFLINE, page};
 
@@ -26,29 +26,15 @@ struct Mapped {
     vma: usize,
     /// None past the end, where a mapping has grown to.
     page: Option<usize>,
-    sharing: Sharing,
-    protection: Protection,
-    /// VM_MAYWRITE: what mprotect may allow.
-    may_write: bool,
-    dont_fork: bool,
-    locked: bool,
-    guard: bool,
+    state: Mapping,
     copy: Option<Rc<Vec<u8>>>,
 }
 
 impl Mapped {
-    fn allows(&self, write: bool) -> bool {
-        match self.protection {
-            Protection::ReadWrite => true,
-            Protection::Read => !write,
-            _ => false,
-        }
-    }
-
     /// What an access comes to.
     fn signal(&self, write: bool) -> Option<Signal> {
         match self.page {
-            _ if !self.allows(write) || self.guard => Some(Signal::SEGV),
+            _ if !self.state.accessible(write) => Some(Signal::SEGV),
             None => Some(Signal::BUS),
             Some(_) => None,
         }
@@ -60,16 +46,19 @@ impl Mapped {
 
     /// Brought in by a lock, it is copied.
     fn is_locked_as_copy(&self) -> bool {
-        self.locked && self.sharing == Sharing::Private && self.accessible(true)
+        self.state.locked && self.state.sharing == Sharing::Private && self.accessible(true)
     }
 
     /// The same `n` places further in a VMA, as it is when nothing has been done there yet.
     fn further(&self, n: usize, pages: usize) -> Self {
         Self {
             page: self.page.map(|page| page + n).filter(|&page| page < pages),
-            guard: false,
+            state: Mapping {
+                guarded: false,
+                ..self.state
+            },
             copy: None,
-            ..self.clone()
+            ..*self
         }
     }
 }
@@ -324,7 +313,7 @@ impl Expected {
                 // What is locked is copied as it becomes writable, up to the first page that can't
                 // be, in each VMA: which those are is the kernel's affair.
                 let mut mapped = process.places[places.range()].iter().flatten();
-                let is_bad = |m: &Mapped| m.locked && (m.guard || m.page.is_none());
+                let is_bad = |m: &Mapped| m.state.locked && (m.state.guarded || m.page.is_none());
                 (protection != Protection::ReadWrite || !mapped.any(is_bad))
                     .then_some(Call::Protect(places, protection))?
             }
@@ -471,26 +460,14 @@ impl Expected {
                 to,
             } => {
                 let mode = file(process, fd).borrow().mode;
-                let write = protection == Protection::ReadWrite;
-                let may_write = sharing == Sharing::Private || mode == Access::ReadWrite;
-                if mode == Access::Write || write && !may_write {
-                    return Err(Errno::ACCESS);
-                }
+                let state = Mapping::new(mode, sharing, protection)?;
                 if first + count > pages {
                     return Err(Errno::NXIO);
-                }
-                if protection == Protection::Exec {
-                    return Err(Errno::PERM);
                 }
                 let one = Mapped {
                     vma: 1,
                     page: Some(first),
-                    sharing,
-                    protection,
-                    may_write,
-                    dont_fork: false,
-                    locked: false,
-                    guard: false,
+                    state,
                     copy: None,
                 };
                 let all = (0..count).map(|i| Some(one.further(i, pages)));
@@ -506,10 +483,8 @@ impl Expected {
                 process.put(to.place, moved);
                 if keep {
                     process.change(from, |mapped| {
-                        *mapped = Mapped {
-                            locked: false,
-                            ..mapped.further(0, pages)
-                        };
+                        *mapped = mapped.further(0, pages);
+                        mapped.state.locked = false;
                         Ok(())
                     })?;
                 } else {
@@ -541,7 +516,7 @@ impl Expected {
             }
             Call::Duplicate { from, count, to } => {
                 let one = process.places[from].clone().expect("it is mapped");
-                if one.sharing == Sharing::Private {
+                if one.state.sharing == Sharing::Private {
                     return Err(Errno::INVAL);
                 }
                 let all = (0..count).map(|i| Some(one.further(i, pages)));
@@ -549,17 +524,10 @@ impl Expected {
                 Ok(Outcome::Done(to.place))
             }
             Call::Protect(places, protection) => {
-                let write = protection == Protection::ReadWrite;
                 let before = process.places[places.range()].to_vec();
-                let result = process.change(places, |mapped| {
-                    if protection == Protection::Exec || write && !mapped.may_write {
-                        return Err(Errno::ACCESS);
-                    }
-                    mapped.protection = protection;
-                    Ok(())
-                });
+                let result = process.change(places, |mapped| mapped.state.protect(protection));
                 for (place, before) in places.range().zip(before) {
-                    let was_writable = before.is_some_and(|before| before.allows(true));
+                    let was_writable = before.is_some_and(|before| before.state.allows(true));
                     if !was_writable && self.mapped(number, place).is_locked_as_copy() {
                         self.copy(number, place);
                     }
@@ -569,7 +537,7 @@ impl Expected {
             Call::Advise(places, advice) => self.advise(number, places, advice),
             Call::Lock(places) => {
                 process.change(places, |mapped| {
-                    mapped.locked = true;
+                    mapped.state.locked = true;
                     Ok(())
                 })?;
                 for place in places.range() {
@@ -585,7 +553,7 @@ impl Expected {
             }
             Call::Unlock(places) => {
                 process.change(places, |mapped| {
-                    mapped.locked = false;
+                    mapped.state.locked = false;
                     Ok(())
                 })?;
                 Ok(Outcome::Done(0))
@@ -653,11 +621,10 @@ impl Expected {
             Call::Fork { child } => {
                 let mut copy = process.clone();
                 for place in &mut copy.places {
-                    match place {
-                        Some(mapped) if mapped.dont_fork => *place = None,
-                        Some(mapped) => mapped.locked = false,
-                        None => {}
-                    }
+                    *place = place.take().and_then(|mapped| {
+                        let state = mapped.state.forked()?;
+                        Some(Mapped { state, ..mapped })
+                    });
                 }
                 self.processes[child] = Some(copy);
                 Ok(Outcome::Done(0))
@@ -672,36 +639,23 @@ impl Expected {
 
     fn advise(&mut self, number: usize, places: Places, advice: Advice) -> Result<Outcome, Errno> {
         let process = self.processes[number].as_mut().expect("it is alive");
+        let populates = matches!(advice, Advice::PopulateRead | Advice::PopulateWrite);
         process.change(places, |mapped| {
-            let not_for_locked = matches!(
-                advice,
-                Advice::DontNeed | Advice::GuardInstall | Advice::Unlocked(_)
-            );
-            match advice {
-                _ if not_for_locked && mapped.locked => return Err(Errno::INVAL),
-                Advice::DontNeed => mapped.copy = None,
-                Advice::GuardInstall => (mapped.guard, mapped.copy) = (true, None),
-                Advice::GuardRemove => mapped.guard = false,
-                Advice::DontFork | Advice::DoFork => {
-                    mapped.dont_fork = advice == Advice::DontFork;
-                }
-                _ => {}
+            if !populates {
+                mapped.state.advise(advice)?;
+            }
+            if advice.drops_copies() {
+                mapped.copy = None;
             }
             Ok(())
         })?;
-        if let Advice::PopulateRead | Advice::PopulateWrite = advice {
-            let write = advice == Advice::PopulateWrite;
-            for place in places.range() {
-                let mapped = self.mapped(number, place);
-                if !mapped.allows(write) {
-                    return Err(Errno::INVAL);
-                }
-                if !mapped.accessible(write) {
-                    return Err(Errno::FAULT);
-                }
-                if write {
-                    self.copy(number, place);
-                }
+        // Page by page, up to the first that cannot be brought in.
+        for place in places.range().filter(|_| populates) {
+            let mapped = self.mapped_mut(number, place);
+            mapped.state.advise(advice)?;
+            mapped.page.ok_or(Errno::FAULT)?;
+            if advice == Advice::PopulateWrite {
+                self.copy(number, place);
             }
         }
         Ok(Outcome::Done(0))
@@ -720,7 +674,7 @@ impl Expected {
     /// The first store to a private page.
     fn copy(&mut self, number: usize, place: usize) {
         let mapped = self.mapped(number, place);
-        if mapped.sharing == Sharing::Private && mapped.copy.is_none() {
+        if mapped.state.sharing == Sharing::Private && mapped.copy.is_none() {
             let bytes = self.content(number, place).to_vec();
             self.mapped_mut(number, place).copy = Some(Rc::new(bytes));
         }
