@@ -17,6 +17,7 @@ pub mod touch;
 
 use std::{fmt::Debug, fs::File, os::fd::OwnedFd};
 
+pub use mapping::system_call;
 use rust_mmapdev::Device;
 use rustix::{
     fs::{MemfdFlags, Mode, OFlags, memfd_create},
@@ -30,14 +31,6 @@ pub fn errno<T: Debug>(result: io::Result<T>) -> Errno {
         Ok(value) => panic!("the call must fail, and returned {value:?}"),
         Err(errno) => errno,
     }
-}
-
-/// The result of a call through libc: -1 stands for errno.
-pub fn system_call<T: TryInto<usize>>(result: T) -> io::Result<usize> {
-    result.try_into().map_err(|_| {
-        let error = std::io::Error::last_os_error();
-        Errno::from_io_error(&error).expect("an error of the system")
-    })
 }
 
 /// The device, opened with any flags.
