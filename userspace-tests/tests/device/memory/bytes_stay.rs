@@ -24,7 +24,7 @@ use crate::{
     support::{
         assert_same,
         cgroup::Cgroup,
-        errno,
+        errno, ioctl,
         large::{BOTH, Large},
         memory::{self, Advice, COLLAPSE, PRIVATE, RW, SHARED, mmap, page, table},
         module::{self, Renew, initial},
@@ -322,20 +322,13 @@ fn it_is_no_memory_for_udmabuf() {
     let buffer = Large::new(1, 0);
     let udmabuf = File::options().read(true).write(true).open(path);
     let udmabuf = udmabuf.expect("open /dev/udmabuf");
-    let create = Create {
+    let mut create = Create {
         memfd: buffer.device.as_raw_fd() as u32,
         flags: 0,
         offset: 0,
         size: table() as u64,
     };
-    // SAFETY: the structure is the call's.
-    let result = unsafe {
-        libc::ioctl(
-            udmabuf.as_raw_fd(),
-            UDMABUF_CREATE.into(),
-            &raw const create,
-        )
-    };
-    assert!(result < 0, "it takes the device for a memfd");
+    let made = ioctl(&udmabuf, UDMABUF_CREATE, (&raw mut create).cast());
+    assert!(made.is_err(), "it takes the device for a memfd");
     buffer.check();
 }

@@ -15,7 +15,11 @@ pub mod signal;
 pub mod sysctl;
 pub mod touch;
 
-use std::{fmt::Debug, fs::File, os::fd::OwnedFd};
+use std::{
+    fmt::Debug,
+    fs::File,
+    os::fd::{AsRawFd, OwnedFd},
+};
 
 pub use mapping::system_call;
 use rust_mmapdev::Device;
@@ -31,6 +35,12 @@ pub fn errno<T: Debug>(result: io::Result<T>) -> Errno {
         Ok(value) => panic!("the call must fail, and returned {value:?}"),
         Err(errno) => errno,
     }
+}
+
+/// ioctl(2), of which the argument is such that the kernel may write an answer there, or can't.
+pub fn ioctl(fd: &impl AsRawFd, request: u32, argument: *mut u8) -> io::Result<usize> {
+    // SAFETY: as the caller says.
+    system_call(unsafe { libc::ioctl(fd.as_raw_fd(), request.into(), argument) })
 }
 
 /// The device, opened with any flags.

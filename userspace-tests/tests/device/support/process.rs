@@ -7,7 +7,7 @@ use std::{
     mem::MaybeUninit,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::process::ExitStatusExt,
+        unix::{net::UnixStream, process::ExitStatusExt},
     },
     panic::{AssertUnwindSafe, catch_unwind},
     process::{Command, ExitStatus, Output, Stdio},
@@ -21,8 +21,8 @@ use rustix::{
     fs::{MemfdFlags, OFlags, memfd_create},
     io::{self, Errno},
     net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
     },
     process::{
         Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, wait, waitpid,
@@ -41,14 +41,8 @@ pub struct Link(OwnedFd);
 
 impl Link {
     fn pair() -> (Self, Self) {
-        let (a, b) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .expect("socketpair");
-        (Self(a), Self(b))
+        let (a, b) = UnixStream::pair().expect("socketpair");
+        (Self(a.into()), Self(b.into()))
     }
 
     /// The end that a role is given as its standard input.

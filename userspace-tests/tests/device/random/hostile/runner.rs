@@ -42,7 +42,7 @@ struct Report {
     outcomes: [[AtomicU32; CALLS]; BATCH],
     /// How far the recorders were when a program had ended.
     marks: [[AtomicU32; 2]; BATCH],
-    complaint: [AtomicU8; 1024],
+    complaint: [AtomicU8; 4096],
 }
 
 // SAFETY: it has atomics only.

@@ -4,14 +4,12 @@
 use std::{
     cell::UnsafeCell,
     mem::{ManuallyDrop, MaybeUninit, forget},
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::process::ExitStatusExt,
-    },
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    ptr,
     sync::atomic::{AtomicU32, Ordering::SeqCst},
 };
 
-use rust_mmapdev::Access;
+use rust_mmapdev::{Access, uapi::RUST_MMAPDEV_IOC_CLEAR};
 use rustix::{
     fs::{MemfdFlags, OFlags, SeekFrom, memfd_create, seek},
     io,
@@ -26,6 +24,7 @@ use super::{
     Target, bytes,
 };
 use crate::support::{
+    ioctl,
     memory::{self, Map, MapFlags, PRIVATE, ProtFlags, RW, SHARED, page, skewed},
     open,
     process::{Child, end, try_spawn},
@@ -299,11 +298,7 @@ impl Worker<'_> {
                 Some(offset) => io::pwrite(fd(i), &bytes(seed.into(), len), offset as u64),
                 None => io::write(fd(i), &bytes(seed.into(), len)),
             },
-            Call::Clear(i) => {
-                let request = rust_mmapdev::uapi::RUST_MMAPDEV_IOC_CLEAR as libc::Ioctl;
-                // SAFETY: CLEAR takes no argument.
-                system_call(unsafe { libc::ioctl(fd(i).as_raw_fd(), request) })
-            }
+            Call::Clear(i) => ioctl(fd(i), RUST_MMAPDEV_IOC_CLEAR, ptr::null_mut()),
             Call::Map {
                 fd: i,
                 page: first,
