@@ -131,7 +131,7 @@ pub const MUTANTS: &[Mutant] = &[
             "the fuzzer is told what it reaches of the module",
             KBUILD,
             ["KCOV_INSTRUMENT := y", "KCOV_INSTRUMENT := n"],
-            "hostile::",
+            "hostile::random_programs",
         )
     },
     // The interface's header
@@ -206,7 +206,7 @@ pub const MUTANTS: &[Mutant] = &[
             "                to.copy_from_folio(folio, offset, length)\n",
             "                let _ = (&to, folio, offset, <IovIterDest<'_> as IovIterDestExt>::copy_from_folio);\n                length\n",
         ],
-        "rw::read_",
+        "rw::read_moves",
     ),
     mutant(
         "write_is_lost",
@@ -216,7 +216,7 @@ pub const MUTANTS: &[Mutant] = &[
             "                |folio: &LockedFolio, offset, length| from.copy_to_folio(folio, offset, length);",
             "                |folio: &LockedFolio, offset, length| { let _ = (&from, folio, offset, <IovIterSource<'_> as IovIterSourceExt>::copy_to_folio); length };",
         ],
-        "rw::write_",
+        "rw::write_moves",
     ),
     mutant(
         "writers_mix",
@@ -246,7 +246,7 @@ pub const MUTANTS: &[Mutant] = &[
             "                Err(_) => break,\n",
             "                Err(e) => return Err(e),\n",
         ],
-        "ends_early transfers_that_end",
+        "rw::write_from_a_buffer_that_ends_early rw::transfers_that_end",
     ),
     mutant(
         "clear_of_one_page",
@@ -326,7 +326,7 @@ pub const MUTANTS: &[Mutant] = &[
             "if fatal_signal_pending() {\n                break",
             "if false && fatal_signal_pending() {\n                break",
         ],
-        "capacity::a_killed_",
+        "capacity::a_killed_read capacity::a_killed_write_ends capacity::a_killed_clear",
     ),
     mutant(
         "a_killed_transfer_forgets_what_it_copied",
@@ -399,7 +399,7 @@ pub const MUTANTS: &[Mutant] = &[
             "else {\n                break EIO;",
             "else {\n                break EFAULT;",
         ],
-        "poison::",
+        "poison::read_and_write",
     ),
     mutant(
         "bad_address_is_zero",
@@ -416,7 +416,7 @@ pub const MUTANTS: &[Mutant] = &[
         "a transfer up to a bad address returns what was copied",
         BUFFER,
         ["at += copied;", "at += length;"],
-        "ends_early",
+        "rw::read_to_a_buffer_that_ends_early rw::write_from_a_buffer_that_ends_early",
     ),
     // src/device.rs
     mutant(
@@ -504,7 +504,7 @@ pub const MUTANTS: &[Mutant] = &[
             "size: buffer.size() as u64",
             "size: buffer.page_count() as u64",
         ],
-        "ioctl::info",
+        "ioctl::info_is_the_headers",
     ),
     mutant(
         "page_size_of_512",
@@ -514,7 +514,7 @@ pub const MUTANTS: &[Mutant] = &[
             "page_size: PAGE_SIZE as u32",
             "page_size: PAGE_SIZE as u32 / 8",
         ],
-        "ioctl::info",
+        "ioctl::info_is_the_headers",
     ),
     mutant(
         "fdinfo_in_pages",
@@ -524,7 +524,7 @@ pub const MUTANTS: &[Mutant] = &[
             "\\t{}\\n\", buffer.size()",
             "\\t{}\\n\", buffer.page_count()",
         ],
-        "fdinfo::",
+        "fdinfo::size_and_pages",
     ),
     mutant(
         "fdinfo_page_count_in_bytes",
@@ -534,7 +534,7 @@ pub const MUTANTS: &[Mutant] = &[
             "\\t{}\\n\", buffer.page_count()",
             "\\t{}\\n\", buffer.size()",
         ],
-        "fdinfo::",
+        "fdinfo::size_and_pages",
     ),
     mutant(
         "fdinfo_has_an_address",
@@ -554,7 +554,7 @@ pub const MUTANTS: &[Mutant] = &[
             "buffer.pages().huge_size()",
             "0 * buffer.pages().huge_size()",
         ],
-        "fdinfo::",
+        "fdinfo::huge_size",
     ),
     mutant(
         "seeks_to_the_last_page_only",
@@ -564,7 +564,7 @@ pub const MUTANTS: &[Mutant] = &[
             "        buffer.size()\n    }\n",
             "        buffer.size() - PAGE_SIZE\n    }\n",
         ],
-        "seek::",
+        "seek::from_the_start seek::from_the_end",
     ),
     mutant(
         "mappings_of_no_file",
@@ -732,7 +732,7 @@ pub const MUTANTS: &[Mutant] = &[
             "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n",
             "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n    if vma.flags() & kernel::mm::virt::flags::SHARED == 0 {\n        return Err(EINVAL);\n    }\n",
         ],
-        "cow::",
+        "cow::stores_reach",
     ),
     mutant(
         "mappings_are_io",
@@ -789,7 +789,7 @@ pub const MUTANTS: &[Mutant] = &[
         "SIGBUS on a page with a memory error says so",
         MAPPING,
         [".ok_or(FaultError::HwPoison)", ".ok_or(FaultError::Sigbus)"],
-        "poison::",
+        "poison::who_touches",
     ),
     mutant(
         "fault_serves_page_0",
@@ -862,7 +862,7 @@ pub const MUTANTS: &[Mutant] = &[
             "misc.fops = FileOperations::<T>::table();",
             "misc.fops = FileOperations::<T>::table();\n                misc.mode = 0o666;",
         ],
-        "open::",
+        "open::the_node_is_roots_alone open::nobody_else",
     ),
     mutant(
         "a_minor_number_of_its_own",
@@ -899,14 +899,14 @@ pub const MUTANTS: &[Mutant] = &[
         "fsync(2) and msync(2) succeed",
         MISCDEVICE,
         ["        fsync: Some(bindings::noop_fsync),\n", ""],
-        "sync::",
+        "sync::msync sync::fsync",
     ),
     mutant(
         "no_llseek",
         "lseek(2) moves within the buffer",
         MISCDEVICE,
         ["Some(Self::llseek)", "None"],
-        "seek::",
+        "seek::from_the_start",
     ),
     mutant(
         "seeks_past_the_end",
@@ -916,28 +916,28 @@ pub const MUTANTS: &[Mutant] = &[
             "fixed_size_llseek(file, offset, whence, size)",
             "fixed_size_llseek(file, offset, whence, size + 1)",
         ],
-        "seek::",
+        "seek::from_the_start",
     ),
     mutant(
         "no_splice_from",
         "splice(2) and sendfile(2) read the device",
         MISCDEVICE,
         ["Some(bindings::copy_splice_read)", "None"],
-        "io::s",
+        "io::splice_from io::sendfile_from",
     ),
     mutant(
         "no_splice_to",
         "splice(2) and sendfile(2) write the device",
         MISCDEVICE,
         ["Some(bindings::iter_file_splice_write)", "None"],
-        "io::s",
+        "io::splice_to io::sendfile_to",
     ),
     mutant(
         "no_fdinfo",
         "fdinfo says what there is to say of the buffer",
         MISCDEVICE,
         ["Some(Self::show_fdinfo)", "None"],
-        "fdinfo::",
+        "fdinfo::size_and_pages",
     ),
     mutant(
         "no_32_bit_programs",
@@ -1026,7 +1026,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "count.min(asked.saturating_sub(to.len()))",
                 "count.min(asked.max(to.len()))",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     Mutant {
@@ -1039,7 +1039,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "count.min(given.saturating_sub(from.len()))",
                 "count.min(given.max(from.len()))",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     // src/abstractions/task.rs
@@ -1061,7 +1061,7 @@ pub const MUTANTS: &[Mutant] = &[
             "    pending & (1 << (bindings::SIGKILL - 1)) != 0",
             "    let _ = pending;\n    true",
         ],
-        "capacity::a_caught",
+        "capacity::a_caught_signal_does_not_cut",
     ),
     // src/abstractions/iov.rs
     mutant(
@@ -1094,7 +1094,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "let length = folio.accessible(offset, length);\n        if length == 0 {\n            return 0;\n        }\n        // SAFETY: The bytes lie within the folio, whose",
                 "// SAFETY: The bytes lie within the folio, whose",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     // src/abstractions/mm/folio.rs
@@ -1158,7 +1158,7 @@ pub const MUTANTS: &[Mutant] = &[
             "a folio has no page but its own",
             FOLIO,
             ["if n >> self.order() != 0 {", "if n >> self.order() > 1 {"],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     mutant(
@@ -1179,7 +1179,7 @@ pub const MUTANTS: &[Mutant] = &[
             "bindings::pageflags_PG_hwpoison,\n                )",
             "bindings::pageflags_PG_head,\n                )",
         ],
-        "poison::",
+        "poison::all_other_pages",
     ),
     mutant(
         "nothing_before_a_bad_page",
@@ -1201,16 +1201,19 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "pages::transfers",
     ),
-    mutant(
-        "bytes_at_the_page_s_start",
-        "bytes are stored at their place in a page",
-        FOLIO,
-        [
-            "start.cast::<u8>().wrapping_add(in_page)",
-            "start.cast::<u8>().wrapping_add(0 * in_page)",
-        ],
-        "rw::write_",
-    ),
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "bytes_at_the_page_s_start",
+            "bytes are stored at their place in a page",
+            FOLIO,
+            [
+                "start.cast::<u8>().wrapping_add(in_page)",
+                "start.cast::<u8>().wrapping_add(0 * in_page)",
+            ],
+            "kunit::every_case",
+        )
+    },
     mutant(
         "bad_source_goes_on",
         "a write(2) from a bad address ends",
@@ -1219,7 +1222,7 @@ pub const MUTANTS: &[Mutant] = &[
             "            bindings::copy_folio_from_iter_atomic(folio.as_ptr(), offset, length, self.as_raw())\n",
             "            bindings::copy_folio_from_iter_atomic(folio.as_ptr(), offset, length, self.as_raw());\n            length\n",
         ],
-        "ends_early",
+        "rw::write_from_a_buffer_that_ends_early",
     ),
     mutant(
         "clear_of_half_a_page",
@@ -1241,7 +1244,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "if (offset | length) % PAGE_SIZE != 0 {",
                 "if offset % PAGE_SIZE != 0 {",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     Mutant {
@@ -1254,7 +1257,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "        if end > self.size() {\n            return Err(EINVAL);\n        }\n        let mut at",
                 "        let mut at",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     Mutant {
@@ -1264,7 +1267,7 @@ pub const MUTANTS: &[Mutant] = &[
             "leaked references keep a folio for good",
             FOLIO,
             ["before < 0 || before == i32::MAX", "before == i32::MIN"],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     Mutant {
@@ -1277,7 +1280,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "if self.accessible(offset, length) < length {",
                 "if length == usize::MAX {",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     // src/abstractions/mm/pagemap.rs
@@ -1339,7 +1342,7 @@ pub const MUTANTS: &[Mutant] = &[
             "(*inode).i_size = size;",
             "(*inode).i_size = size - PAGE_SIZE as bindings::loff_t;",
         ],
-        "cost::first_touch",
+        "cost::first_touch_of_a_shared",
     ),
     mutant(
         "pages_evictable",
@@ -1386,7 +1389,7 @@ pub const MUTANTS: &[Mutant] = &[
             "order = order.checked_sub(1).ok_or(e)?;",
             "order = order.checked_sub(99).ok_or(e)?;",
         ],
-        "fragmented::",
+        "fragmented::a_load",
     ),
     Mutant {
         kernel: "debug",
@@ -1395,7 +1398,7 @@ pub const MUTANTS: &[Mutant] = &[
             "a folio lies within the file",
             PAGEMAP,
             ["        room.ilog2()\n", "        (room.ilog2() + 1)\n"],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     Mutant {
@@ -1408,7 +1411,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "            .min(index.trailing_zeros())\n",
                 "            .min(index.trailing_zeros() + 1)\n",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     mutant(
@@ -1480,7 +1483,7 @@ pub const MUTANTS: &[Mutant] = &[
             "if PAGE_SIZE << order == HUGE_FOLIO_SIZE {",
             "if PAGE_SIZE << order <= HUGE_FOLIO_SIZE {",
         ],
-        "fdinfo::",
+        "fdinfo::size_and_pages",
     ),
     mutant(
         "file_leaks",
@@ -1513,7 +1516,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "Ok(folio) if !folio.belongs_to(mapping) => Err(FaultError::Sigbus),",
                 "Ok(folio) if folio.belongs_to(core::ptr::null()) && mapping.is_null() => Err(FaultError::Sigbus),",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     Mutant {
@@ -1526,7 +1529,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "if !mapping.is_some_and(|mapping| folio.belongs_to(mapping)) {",
                 "if mapping.is_none() {",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     Mutant {
@@ -1539,7 +1542,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "if vma.flags() & flags::MIXEDMAP != 0 {",
                 "if vma.flags() == !0 {",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     mutant(
@@ -1557,7 +1560,7 @@ pub const MUTANTS: &[Mutant] = &[
         "one fault brings all that a page table holds",
         VIRT,
         ["        map_pages: Some(Self::map_pages),\n", ""],
-        "cost::first_touch",
+        "cost::first_touch_of_a_shared",
     ),
     mutant(
         "no_huge_faults",
@@ -1587,7 +1590,7 @@ pub const MUTANTS: &[Mutant] = &[
             "if is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
             "if false && is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
         ],
-        "cost::first_touch",
+        "cost::first_touch_of_a_shared",
     ),
     mutant(
         "private_stores_bring_the_others",
@@ -1627,7 +1630,7 @@ pub const MUTANTS: &[Mutant] = &[
             "flags & bindings::__VM_UFFD_FLAGS != 0\n        ||",
             "false\n        ||",
         ],
-        "like_a_file::userfaultfd",
+        "like_a_file::userfaultfd_tracks",
     ),
     mutant(
         "private_stores_count_as_shared",
@@ -1757,7 +1760,7 @@ pub const MUTANTS: &[Mutant] = &[
             "pages: (last - start) / PAGE_SIZE + 1,",
             "pages: ((last - start) / PAGE_SIZE).max(1),",
         ],
-        "cost::first_touch",
+        "cost::first_touch_of_a_shared",
     ),
     mutant(
         "mmap_counts_from_page_0",
@@ -1817,6 +1820,6 @@ pub const MUTANTS: &[Mutant] = &[
             "Self::HwPoison => bindings::vm_fault_reason_VM_FAULT_HWPOISON,",
             "Self::HwPoison => bindings::vm_fault_reason_VM_FAULT_SIGBUS,",
         ],
-        "poison::",
+        "poison::who_touches",
     ),
 ];
