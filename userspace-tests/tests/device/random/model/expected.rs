@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The model: what the calls are to come to, in plain memory.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, ops::Range, rc::Rc};
 
 use rust_mmapdev::{Access, Sharing};
 use rustix::{io::Errno, process::Signal};
 
 use super::{
     super::operation::{Advice, Mapping, Protection},
-    Call, DESCRIPTORS, Outcome, PROCESSES, Places, TRANSFER, Target, bytes, places_for,
+    Call, DESCRIPTORS, Outcome, PROCESSES, Places, Span, TRANSFER, Target, bytes, places_for,
 };
 use crate::support::memory::{SOFT_OFFLINE, page};
 
@@ -179,26 +179,57 @@ impl Process {
         (places.end() <= self.places.len() && !places.meets(from)).then_some(to)
     }
 
-    /// A span of bytes cut at the last byte that may be accessed.
-    fn span(&self, place: usize, offset: usize, len: usize, write: bool) -> Option<usize> {
+    /// It, from a place that is mapped on.
+    fn in_memory(&self, span: Span) -> Option<Span> {
+        let place = self.pick(span.place)?;
+        Some(Span { place, ..span })
+    }
+
+    /// It, cut at the last byte that may be accessed.
+    fn accessible(&self, span: Span, write: bool) -> Option<Span> {
         let places = Places {
-            first: place,
-            count: (offset + len).div_ceil(page()),
+            first: span.place,
+            count: (span.offset + span.len).div_ceil(page()),
         };
         let accessible = self.run(places, |mapped| mapped.accessible(write));
-        (accessible.count > 0).then(|| len.min(accessible.count * page() - offset))
+        let most = (accessible.count * page()).checked_sub(span.offset)?;
+        (most > 0).then_some(Span {
+            len: span.len.min(most),
+            ..span
+        })
+    }
+
+    /// The same, or where nothing can be accessed, what lies in the first place: a call is to fail
+    /// or to be whole.
+    fn whole(&self, span: Span, write: bool) -> Option<Span> {
+        let span = self.in_memory(span)?;
+        let in_first = Span {
+            len: span.len.min(page() - span.offset),
+            ..span
+        };
+        Some(self.accessible(span, write).unwrap_or(in_first))
     }
 }
 
-/// The parts of the `len` bytes from `offset` on that lie in one place each, and where.
-fn parts(place: usize, offset: usize, len: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    let end = offset + len;
-    let places = offset / page()..end.div_ceil(page());
-    places.map(move |i| {
-        let start = offset.max(i * page());
-        let len = end.min((i + 1) * page()) - start;
-        (place + i, start - i * page(), len)
-    })
+impl Span {
+    /// Its parts that lie in one place each.
+    fn parts(self) -> impl Iterator<Item = Span> {
+        let (start, end) = (self.offset, self.offset + self.len);
+        let places = start / page()..end.div_ceil(page());
+        places.map(move |i| {
+            let first = start.max(i * page());
+            Span {
+                place: self.place + i,
+                offset: first - i * page(),
+                len: end.min((i + 1) * page()) - first,
+            }
+        })
+    }
+
+    /// Where its bytes are in its place.
+    fn range(self) -> Range<usize> {
+        self.offset..self.offset + self.len
+    }
 }
 
 pub struct Expected {
@@ -225,14 +256,14 @@ impl Expected {
             let Some(process) = process else { continue };
             let mut place = 0;
             while place < process.places.len() {
-                let len = process
-                    .span(place, 0, TRANSFER * page(), false)
-                    .unwrap_or(0);
-                if len > 0 {
-                    let offset = 0;
-                    calls.push((i, Call::Load { place, offset, len }));
-                }
-                place += (len / page()).max(1);
+                let all = Span {
+                    place,
+                    offset: 0,
+                    len: TRANSFER * page(),
+                };
+                let span = process.accessible(all, false);
+                calls.extend(span.map(|span| (i, Call::Load(span))));
+                place += span.map_or(1, |span| span.len / page());
             }
         }
         calls
@@ -329,49 +360,12 @@ impl Expected {
                 let place = process.pick(place)?;
                 Call::Touch { place, write }
             }
-            Call::Load { place, offset, len } => {
-                let place = process.pick(place)?;
-                let len = process.span(place, offset, len, false)?;
-                Call::Load { place, offset, len }
+            Call::Load(span) => Call::Load(process.accessible(process.in_memory(span)?, false)?),
+            Call::Store(span, seed) => {
+                Call::Store(process.accessible(process.in_memory(span)?, true)?, seed)
             }
-            Call::Store {
-                place,
-                offset,
-                len,
-                seed,
-            } => {
-                let place = process.pick(place)?;
-                let len = process.span(place, offset, len, true)?;
-                Call::Store {
-                    place,
-                    offset,
-                    len,
-                    seed,
-                }
-            }
-            // It is a failure or it is whole.
-            Call::CopyOut { place, offset, len } => {
-                let place = process.pick(place)?;
-                let span = process.span(place, offset, len, false);
-                let len = span.unwrap_or(len.min(page() - offset));
-                Call::CopyOut { place, offset, len }
-            }
-            Call::CopyIn {
-                place,
-                offset,
-                len,
-                seed,
-            } => {
-                let place = process.pick(place)?;
-                let span = process.span(place, offset, len, true);
-                let len = span.unwrap_or(len.min(page() - offset));
-                Call::CopyIn {
-                    place,
-                    offset,
-                    len,
-                    seed,
-                }
-            }
+            Call::CopyOut(span) => Call::CopyOut(process.whole(span, false)?),
+            Call::CopyIn(span, seed) => Call::CopyIn(process.whole(span, true)?, seed),
             Call::Fork { child } => self.processes[child].is_none().then_some(call)?,
             Call::Exit | Call::Kill => (alive.len() > 1).then_some(call)?,
         };
@@ -569,54 +563,32 @@ impl Expected {
                 let signal = signal.map_or(0, |signal| signal.as_raw() as usize);
                 Ok(Outcome::Done(signal))
             }
-            Call::Load { place, offset, len } => {
-                let parts = parts(place, offset, len);
-                let bytes = parts.flat_map(|(place, offset, len)| {
-                    self.content(number, place)[offset..offset + len].iter()
-                });
+            Call::Load(span) => {
+                let parts = span.parts();
+                let bytes =
+                    parts.flat_map(|part| self.content(number, part.place)[part.range()].iter());
                 Ok(Outcome::Bytes(bytes.copied().collect()))
             }
-            Call::CopyOut { place, offset, len } => {
-                let mapped = process.places[place].as_ref();
-                if !mapped.is_some_and(|mapped| mapped.accessible(false)) {
-                    return Err(Errno::FAULT);
-                }
-                self.try_make(number, Call::Load { place, offset, len })
+            Call::CopyOut(span) => {
+                process.accessible(span, false).ok_or(Errno::FAULT)?;
+                self.try_make(number, Call::Load(span))
             }
-            Call::Store {
-                place,
-                offset,
-                len,
-                seed,
-            } => {
-                let bytes = bytes(seed.into(), len);
+            Call::Store(span, seed) => {
+                let bytes = bytes(seed.into(), span.len);
                 let mut rest = &bytes[..];
                 // Not before its turn: bytes stored to the place before may be part of a copy.
-                for (place, offset, len) in parts(place, offset, len) {
-                    let (part, more) = rest.split_at(len);
+                for part in span.parts() {
+                    let (stored, more) = rest.split_at(part.len);
                     rest = more;
-                    self.copy(number, place);
-                    self.content_mut(number, place)[offset..offset + len].copy_from_slice(part);
+                    self.copy(number, part.place);
+                    let content = self.content_mut(number, part.place);
+                    content[part.range()].copy_from_slice(stored);
                 }
-                Ok(Outcome::Done(len))
+                Ok(Outcome::Done(span.len))
             }
-            Call::CopyIn {
-                place,
-                offset,
-                len,
-                seed,
-            } => {
-                let mapped = process.places[place].as_ref();
-                if !mapped.is_some_and(|mapped| mapped.accessible(true)) {
-                    return Err(Errno::FAULT);
-                }
-                let store = Call::Store {
-                    place,
-                    offset,
-                    len,
-                    seed,
-                };
-                self.try_make(number, store)
+            Call::CopyIn(span, seed) => {
+                process.accessible(span, true).ok_or(Errno::FAULT)?;
+                self.try_make(number, Call::Store(span, seed))
             }
             Call::Fork { child } => {
                 let mut copy = process.clone();

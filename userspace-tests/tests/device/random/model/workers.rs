@@ -129,7 +129,7 @@ impl Workers {
                 self.processes[child] = Some(Child::new(pid, ()));
                 Outcome::Done(0)
             }
-            (Call::Read { .. } | Call::Load { .. } | Call::CopyOut { .. }, Ok(len)) => {
+            (Call::Read { .. } | Call::Load(_) | Call::CopyOut(_), Ok(len)) => {
                 Outcome::Bytes(self.bytes.read(Self::bytes_of(process), len))
             }
             (_, Ok(value)) => Outcome::Done(value),
@@ -372,47 +372,30 @@ impl Worker<'_> {
                 let signal = touch(at, write).err();
                 Ok(signal.map_or(0, |signal| signal.as_raw() as usize))
             }
-            Call::Load { place, offset, len } => {
-                let bytes = self.common.places.read(place * page() + offset, len);
+            Call::Load(span) => {
+                let bytes = self.common.places.read(span.at(), span.len);
                 self.common.bytes.write(bytes_at, &bytes);
-                Ok(len)
+                Ok(span.len)
             }
-            Call::Store {
-                place,
-                offset,
-                len,
-                seed,
-            } => {
-                let at = place * page() + offset;
-                self.common.places.write(at, &bytes(seed.into(), len));
-                Ok(len)
+            Call::Store(span, seed) => {
+                let bytes = bytes(seed.into(), span.len);
+                self.common.places.write(span.at(), &bytes);
+                Ok(span.len)
             }
-            Call::CopyOut { place, offset, len } => {
-                let at = place * page() + offset;
+            Call::CopyOut(span) => {
                 // SAFETY: the address is for the kernel only.
-                let copied = io::pwrite(
-                    &self.file,
-                    unsafe { self.common.places.as_slice(at, len) },
-                    0,
-                )?;
+                let memory = unsafe { self.common.places.as_slice(span.at(), span.len) };
+                let copied = io::pwrite(&self.file, memory, 0)?;
                 // SAFETY: nobody else accesses it in our turn.
                 let buf = unsafe { self.common.bytes.as_mut_slice(bytes_at, copied) };
                 io::pread(&self.file, buf, 0)
             }
-            Call::CopyIn {
-                place,
-                offset,
-                len,
-                seed,
-            } => {
-                let at = place * page() + offset;
-                assert_eq!(io::pwrite(&self.file, &bytes(seed.into(), len), 0), Ok(len));
+            Call::CopyIn(span, seed) => {
+                let bytes = bytes(seed.into(), span.len);
+                assert_eq!(io::pwrite(&self.file, &bytes, 0), Ok(span.len));
                 // SAFETY: the address is for the kernel only.
-                io::pread(
-                    &self.file,
-                    unsafe { self.common.places.as_mut_slice(at, len) },
-                    0,
-                )
+                let memory = unsafe { self.common.places.as_mut_slice(span.at(), span.len) };
+                io::pread(&self.file, memory, 0)
             }
             Call::Fork { .. } | Call::Exit | Call::Kill | Call::Sysctl(_) => {
                 unreachable!("not for `make`")
