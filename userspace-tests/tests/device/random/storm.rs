@@ -284,7 +284,7 @@ impl Storm {
             let is_it = |child: &Child<()>| child.pid == pid;
             if self.pressure.as_ref().is_ok_and(is_it) {
                 let ended = replace(&mut self.pressure, Err(Instant::now()));
-                ended.expect("it is that one").has_ended();
+                ended.expect("it is that one").reaped();
             }
             // Otherwise it may be the guest of a worker that was killed.
             let mut processes = self.processes.iter();
@@ -294,7 +294,7 @@ impl Storm {
             }
             if let Some(process) = process {
                 let ended = self.processes[process].take();
-                ended.expect("it is that one").has_ended();
+                ended.expect("it is that one").reaped();
                 self.oracle.common().pids[process].store(0, SeqCst);
                 for slot in slots(process) {
                     self.oracle.is_gone(slot);

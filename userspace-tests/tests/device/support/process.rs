@@ -136,8 +136,8 @@ pub fn end(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// What a child does, and ends with.
-fn live(body: impl FnOnce()) -> ! {
+/// What a child does, and how it ends.
+fn run(body: impl FnOnce()) -> ! {
     let result = catch_unwind(AssertUnwindSafe(body));
     end(if result.is_ok() { 0 } else { 101 })
 }
@@ -148,7 +148,7 @@ pub fn fork(body: impl FnOnce(&Link)) -> Child {
     match try_fork().expect("fork") {
         None => {
             drop(ours);
-            live(|| body(&theirs))
+            run(|| body(&theirs))
         }
         Some(pid) => Child::new(pid, ours),
     }
@@ -157,7 +157,7 @@ pub fn fork(body: impl FnOnce(&Link)) -> Child {
 /// The same without a link, where memory may have run out.
 pub fn try_spawn(body: impl FnOnce()) -> io::Result<Child<()>> {
     match try_fork()? {
-        None => live(body),
+        None => run(body),
         Some(pid) => Ok(Child::new(pid, ())),
     }
 }
@@ -246,8 +246,8 @@ impl<L> Child<L> {
         self.reap(WaitOptions::NOHANG)
     }
 
-    /// [`any_end`] has found its end.
-    pub fn has_ended(mut self) {
+    /// Drops one that [`any_end`] has waited for.
+    pub fn reaped(mut self) {
         self.ended = true;
     }
 
