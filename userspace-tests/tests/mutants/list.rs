@@ -389,7 +389,7 @@ pub const MUTANTS: &[Mutant] = &[
             "            if length == 0 {\n                break EIO;\n            }\n",
             "",
         ],
-        "poison::",
+        "poison::a_folio_that_cannot",
     ),
     mutant(
         "a_missing_page_is_efault",
@@ -742,7 +742,7 @@ pub const MUTANTS: &[Mutant] = &[
             "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n",
             "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n    vma.set_io();\n",
         ],
-        "io::",
+        "io::direct_io io::vmsplice_from",
     ),
     mutant(
         "mappings_stay_behind_at_fork",
@@ -752,7 +752,7 @@ pub const MUTANTS: &[Mutant] = &[
             "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n",
             "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n    vma.set_dontcopy();\n",
         ],
-        "fork",
+        "fault::after_fork",
     ),
     mutant(
         "mappings_are_not_dumped",
@@ -1169,7 +1169,7 @@ pub const MUTANTS: &[Mutant] = &[
             "            Some(flags) => unsafe { Self::test(flags, bindings::pageflags_PG_has_hwpoisoned) },",
             "            Some(_) => false,",
         ],
-        "poison::",
+        "poison::a_folio_that_cannot",
     ),
     mutant(
         "all_pages_of_a_folio_are_bad",
@@ -1179,7 +1179,7 @@ pub const MUTANTS: &[Mutant] = &[
             "bindings::pageflags_PG_hwpoison,\n                )",
             "bindings::pageflags_PG_head,\n                )",
         ],
-        "poison::all_other_pages",
+        "poison::all_other_pages poison::a_folio_that_cannot",
     ),
     mutant(
         "nothing_before_a_bad_page",
@@ -1189,7 +1189,7 @@ pub const MUTANTS: &[Mutant] = &[
             "Some(n) => (n * PAGE_SIZE).saturating_sub(offset),",
             "Some(_) => 0,",
         ],
-        "poison::",
+        "poison::a_folio_that_cannot",
     ),
     mutant(
         "access_past_the_folio",
@@ -1322,7 +1322,7 @@ pub const MUTANTS: &[Mutant] = &[
             "            error_remove_folio: Some(bindings::generic_error_remove_folio),\n",
             "",
         ],
-        "poison::",
+        "poison::read_and_write",
     ),
     mutant(
         "pages_of_no_regular_file",
@@ -1332,7 +1332,7 @@ pub const MUTANTS: &[Mutant] = &[
             "            (*inode).i_mode |= bindings::S_IFREG as bindings::umode_t;\n",
             "",
         ],
-        "poison::",
+        "poison::read_and_write",
     ),
     mutant(
         "the_file_ends_early",
@@ -1466,7 +1466,7 @@ pub const MUTANTS: &[Mutant] = &[
         "what a memory error has taken is no folio",
         PAGEMAP,
         [".filter(|_| !is_err)", ".filter(|_| !is_err || true)"],
-        "poison::",
+        "poison::read_and_write",
     ),
     mutant(
         "huge_size_counts_folios",
@@ -1670,7 +1670,7 @@ pub const MUTANTS: &[Mutant] = &[
             "                        && !folio.has_hwpoisoned() =>\n",
             "                        =>\n",
         ],
-        "poison::",
+        "poison::a_folio_that_cannot",
     ),
     mutant(
         "huge_entries_one_by_one",
@@ -1690,7 +1690,7 @@ pub const MUTANTS: &[Mutant] = &[
             "                around.__bindgen_anon_1.pgoff.wrapping_add_signed(pages);",
             "                around.__bindgen_anon_1.pgoff.wrapping_add_signed(2 * pages);",
         ],
-        "huge::",
+        "huge::huge_folios_around",
     ),
     mutant(
         "huge_entries_around_unseen",
