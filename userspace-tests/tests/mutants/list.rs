@@ -892,7 +892,7 @@ pub const MUTANTS: &[Mutant] = &[
             "owner: this_module(),",
             "owner: { let _ = this_module(); core::ptr::null_mut() },",
         ],
-        "refs::",
+        "refs::a_descriptor_holds",
     ),
     mutant(
         "no_fsync",
@@ -1312,7 +1312,7 @@ pub const MUTANTS: &[Mutant] = &[
             "            migrate_folio: Some(bindings::filemap_migrate_folio),\n",
             "",
         ],
-        "moving::",
+        "moving::soft_offline_moves",
     ),
     mutant(
         "bad_pages_stay",
@@ -1570,7 +1570,7 @@ pub const MUTANTS: &[Mutant] = &[
             "        #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]\n        huge_fault: Some(Self::huge_fault),\n",
             "",
         ],
-        "huge::",
+        "huge::a_load_maps huge::a_store_maps",
     ),
     mutant(
         "mappings_do_not_split",
@@ -1750,7 +1750,7 @@ pub const MUTANTS: &[Mutant] = &[
             "unsafe { pgoff(vmf) } - (address - start) / PAGE_SIZE,",
             "unsafe { pgoff(vmf) } - (address - start) / PAGE_SIZE + 1,",
         ],
-        "pages::",
+        "pages::every_page_faults pages::every_window",
     ),
     mutant(
         "windows_less_a_page",
@@ -1800,7 +1800,7 @@ pub const MUTANTS: &[Mutant] = &[
             "        let before = self.flags();\n",
             "        let before = self.flags();\n        unsafe { (*self.as_ptr()).vm_page_prot.pgprot |= 2 };\n",
         ],
-        "cow::",
+        "cow::stores_reach",
     ),
     mutant(
         "sigbus_is_a_memory_error",
