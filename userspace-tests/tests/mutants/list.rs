@@ -273,8 +273,8 @@ pub const MUTANTS: &[Mutant] = &[
         "CLEAR and write(2) do not mix",
         BUFFER,
         [
-            "        let _writers = self.writers.lock();\n        let zero = |folio: &LockedFolio, offset, length| {\n            folio.zero_pages(offset, length).map_or(0, |()| length)\n        };\n        let (mut at, mut result) = (0, Ok(()));\n        while at < self.size() {\n            match self.transfer(at..self.size(), PageCache::lock_folio, zero) {\n",
-            "        let zero = |folio: &LockedFolio, offset, length| {\n            folio.zero_pages(offset, length).map_or(0, |()| length)\n        };\n        let (mut at, mut result) = (0, Ok(()));\n        while at < self.size() {\n            let _writers = self.writers.lock();\n            match self.transfer(at..at + PAGE_SIZE, PageCache::lock_folio, zero) {\n",
+            "        let _writers = self.writers.lock();\n        let zero = |folio: &LockedFolio, offset, length| {\n            let length = folio.accessible(offset, length);\n            folio.zero_pages(offset, length).map_or(0, |()| length)\n        };\n        let (mut at, mut result) = (0, Ok(()));\n        while at < self.size() {\n            match self.transfer(at..self.size(), PageCache::lock_folio, zero) {\n",
+            "        let zero = |folio: &LockedFolio, offset, length| {\n            let length = folio.accessible(offset, length);\n            folio.zero_pages(offset, length).map_or(0, |()| length)\n        };\n        let (mut at, mut result) = (0, Ok(()));\n        while at < self.size() {\n            let _writers = self.writers.lock();\n            match self.transfer(at..at + PAGE_SIZE, PageCache::lock_folio, zero) {\n",
         ],
         "ioctl::clear_and_a_write",
     ),
@@ -355,8 +355,8 @@ pub const MUTANTS: &[Mutant] = &[
             "a copy that ends early logs nothing",
             BUFFER,
             [
-                "                break EFAULT;\n            }\n        };\n",
-                "                pr_info!(\"copied {} of {} bytes\\n\", copied, length);\n                break EFAULT;\n            }\n        };\n",
+                "                break if next == 0 { EIO } else { EFAULT };\n            }\n        };\n",
+                "                pr_info!(\"copied {} of {} bytes\\n\", copied, length);\n                break if next == 0 { EIO } else { EFAULT };\n            }\n        };\n",
             ],
             "rw::read_to_a_bad",
         )
@@ -386,8 +386,8 @@ pub const MUTANTS: &[Mutant] = &[
         "read(2) and write(2) of a page with a memory error are EIO",
         BUFFER,
         [
-            "            if length == 0 {\n                break EIO;\n            }\n",
-            "",
+            "break if next == 0 { EIO } else { EFAULT };",
+            "let _ = next;\n                break EFAULT;",
         ],
         "poison::a_folio_that_cannot",
     ),
