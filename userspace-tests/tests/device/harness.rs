@@ -4,32 +4,24 @@
 use std::{
     fs::{self, File},
     io::{Read, Seek},
-    os::{
-        fd::AsFd,
-        unix::process::{CommandExt, ExitStatusExt},
-    },
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::Path,
-    process::{Command, ExitCode, ExitStatus, Stdio},
+    process::{Command, ExitCode, Stdio},
     sync::OnceLock,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::{
-    event::{PollFd, PollFlags, poll},
     fs::{MemfdFlags, memfd_create},
-    process::{
-        Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, set_child_subreaper,
-        wait,
-    },
-    time::Timespec,
+    process::{Pid, Signal, kill_process_group, set_child_subreaper},
 };
 
 use crate::{
     guide::readme::tests_of_section,
     support::{
         module,
-        process::{Link, ROLES},
+        process::{Link, ROLES, all_end_within, ends_within},
     },
 };
 
@@ -270,7 +262,7 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
             text.lines().last().unwrap_or_default(),
         ));
     } else if !status.success() {
-        describe(status)
+        status.to_string()
     } else if in_use != 0 {
         format!("all its processes have ended, and the module has {in_use} references")
     } else {
@@ -290,36 +282,8 @@ fn last_messages() -> std::io::Result<String> {
     Ok(lines[lines.len().saturating_sub(MESSAGES)..].join("\n"))
 }
 
-fn ends_within(pid: Pid, limit: Duration) -> rustix::io::Result<bool> {
-    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-    let limit = Timespec::try_from(limit).expect("a time limit fits");
-    Ok(poll(&mut fds, Some(&limit))? > 0)
-}
-
-/// Waits for all that the test has left to this process.
-fn all_end_within(limit: Duration) -> bool {
-    let start = Instant::now();
-    loop {
-        match wait(WaitOptions::NOHANG) {
-            Ok(Some(_)) => {}
-            Ok(None) if start.elapsed() > limit => return false,
-            Ok(None) => std::thread::sleep(Duration::from_millis(1)),
-            // There is nobody left.
-            Err(_) => return true,
-        }
-    }
-}
-
 /// The kernel's word on the tasks that signals do not wake.
 fn blocked_tasks() -> std::io::Result<String> {
     fs::write("/proc/sysrq-trigger", "w")?;
     last_messages()
-}
-
-fn describe(status: ExitStatus) -> String {
-    match status.signal() {
-        Some(signal) => format!("killed by signal {signal}"),
-        None => format!("exit status {}", status.code().unwrap_or_default()),
-    }
 }
