@@ -14,7 +14,7 @@ use std::{
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::{
     fs::{MemfdFlags, memfd_create},
-    process::{Pid, Signal, kill_process_group, set_child_subreaper},
+    process::{Pid, Signal, getpgid, kill_process_group, set_child_subreaper},
 };
 
 use crate::{
@@ -238,6 +238,7 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
     };
     let limit = limit * slower + Duration::from_secs(duration.unwrap_or(0));
     let ended = ends_within(group, limit)?;
+    let hang = if ended { String::new() } else { stacks(group) };
     // Fails when nothing of the group is left, which is how it should be.
     let _ = kill_process_group(group, Signal::KILL);
     let end_limit = END_LIMIT * slower;
@@ -255,7 +256,10 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
     output.rewind()?;
     output.read_to_string(&mut text)?;
     let reason = if !ended {
-        format!("took more than {} s", limit.as_secs())
+        format!(
+            "took more than {} s, when it was here:\n{hang}",
+            limit.as_secs()
+        )
     } else if status.code() == Some(SKIPPED) {
         // The reason is the last that it has said.
         return Ok(Completion::ignored_with(
@@ -272,6 +276,31 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
         text += &format!("The kernel's last words:\n{}\n", last_messages()?);
     }
     Err(format!("{reason}\n{text}").into())
+}
+
+/// Where in the kernel the tasks of a process group are.
+fn stacks(group: Pid) -> String {
+    let numbers = |directory: &str| -> Vec<i32> {
+        let names = fs::read_dir(directory).into_iter().flatten().flatten();
+        names
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
+    };
+    let mut text = String::new();
+    for pid in numbers("/proc").into_iter().filter_map(Pid::from_raw) {
+        if getpgid(Some(pid)) != Ok(group) {
+            continue;
+        }
+        let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
+        for task in numbers(&tasks) {
+            // It may end meanwhile.
+            let read = |name| fs::read_to_string(format!("{tasks}/{task}/{name}"));
+            let syscall = read("syscall").unwrap_or_default();
+            let stack = read("stack").unwrap_or_default();
+            text += &format!("task {task}: {syscall}{stack}");
+        }
+    }
+    text
 }
 
 /// The end of the kernel's log.
