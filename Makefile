@@ -29,7 +29,7 @@ kernel = $(if $(KERNEL),--kernel '$(KERNEL)')
 
 # Kbuild asks for the file of this name only when there is no Kbuild, so
 # everything below is for people.
-.PHONY: module install uninstall deb install-test demo qemu-test matrix long-test torture fuzz vm-run-test mutants bench bench-test bench-compare bench-check bench-keep shell check doc upstream-check rust-analyzer dist help clean distclean
+.PHONY: module install uninstall deb install-test demo qemu-test matrix long-test torture fuzz vm-run-test clients-test mutants bench bench-test bench-compare bench-check bench-keep shell check doc upstream-check rust-analyzer dist help clean distclean
 
 module: ## build rust_mmapdev.ko, for the VM's kernel or for KDIR=
 ifneq ($(KDIR),)
@@ -69,6 +69,9 @@ torture: ## storms over the device for DURATION=600 seconds; SEED=
 
 vm-run-test: ## run the tests of scripts/vm-run itself
 	@scripts/vm-run-test
+
+clients-test: ## fio, stress-ng, memtester, Python and numpy on the device in the VM
+	@scripts/clients-test $(kernel)
 
 mutants: ## test the tests: do they notice wrong changes to the module?; TESTS=
 	@scripts/mutants $(if $(TESTS),'$(TESTS)')

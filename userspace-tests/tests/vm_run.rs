@@ -93,6 +93,13 @@ fn assert_says(output: &Output, sentence: &str) {
     );
 }
 
+/// The Debian tree with the compilers.
+fn build_root() -> PathBuf {
+    let output = script_of_the_project("build-root").output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    PathBuf::from(text(&output.stdout).trim_end())
+}
+
 /// The directory with the modules of qemu/peers for the default kernel.
 fn peers() -> PathBuf {
     let output = script_of_the_project("module")
@@ -269,6 +276,107 @@ fn arguments_of_any_bytes_and_a_name_with_spaces() {
         expected.push(0);
     }
     assert!(output.stdout == expected, "{:?}", text(&output.stdout));
+}
+
+/// Has the host's C compiler make a program and a library for it, in a directory beside it.
+fn program_with_a_library(scratch: &Scratch) -> [PathBuf; 2] {
+    fs::create_dir(scratch.0.join("lib")).unwrap();
+    scratch.file("answer.c", "int answer(void) { return 42; }");
+    scratch.file(
+        "ask.c",
+        "int answer(void);\nint main(void) { return answer(); }",
+    );
+    for arguments in [
+        "-shared -fPIC -o lib/libanswer.so answer.c",
+        "-o ask ask.c -Llib -lanswer -Wl,-rpath,$ORIGIN/lib",
+    ] {
+        let status = Command::new("cc")
+            .args(arguments.split(' '))
+            .current_dir(&scratch.0)
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+    ["ask", "lib/libanswer.so"].map(|name| scratch.0.join(name))
+}
+
+#[test]
+fn the_libraries_of_a_program_go_along() {
+    let scratch = Scratch::new("libraries");
+    let [program, _] = program_with_a_library(&scratch);
+    let output = vm_run(["--no-module"], &program).output().unwrap();
+    assert_status(&output, 42);
+}
+
+#[test]
+fn a_library_that_is_missing_is_125_and_a_sentence() {
+    let scratch = Scratch::new("no library");
+    let [program, library] = program_with_a_library(&scratch);
+    fs::remove_file(library).unwrap();
+    let output = vm_run(["--no-module"], &program).output().unwrap();
+    assert_status(&output, 125);
+    let said = text(&output.stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_says(&output, "cannot be had: libanswer.so: cannot open shared");
+}
+
+/// Not the host's: they may be of another version.
+#[test]
+fn a_program_of_a_build_root_gets_the_libraries_of_that() {
+    let scratch = Scratch::new("root");
+    let root = build_root();
+    let program = scratch.script(
+        "program",
+        "/gawk 'BEGIN { print \"awk\" }' && cat /lib/x86_64-linux-gnu/libc.so.6",
+    );
+    let gawk = root.join("usr/bin/gawk");
+    let output = vm_run(
+        ["--no-module", "--file", gawk.to_str().unwrap()].map(OsStr::new),
+        &program,
+    )
+    .output()
+    .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let libc = fs::read(root.join("usr/lib/x86_64-linux-gnu/libc.so.6")).unwrap();
+    assert!(output.stdout == [b"awk\n", &libc[..]].concat());
+}
+
+#[test]
+fn a_directory_and_all_in_it() {
+    let scratch = Scratch::new("directory");
+    let directory = scratch.0.join("some things");
+    fs::create_dir_all(directory.join("in/ner")).unwrap();
+    fs::create_dir(directory.join("empty")).unwrap();
+    scratch.script("some things/in/a script", "echo ran");
+    scratch.file("some things/in/ner/line\nbreak", "content");
+    std::os::unix::fs::symlink("in/ner", directory.join("link")).unwrap();
+    program_with_a_library(&scratch);
+    for i in ["ask", "lib"] {
+        fs::rename(scratch.0.join(i), directory.join(i)).unwrap();
+    }
+    let program = scratch.script(
+        "program",
+        r#"
+        cd '/opt/my things' && find . -print0 | sort -z | tr '\0\n' ' _' && echo
+        './in/a script'
+        cat "link/line
+break"
+        ./ask"#,
+    );
+    let mut with = directory.into_os_string();
+    with.push(":/opt/my things");
+    let output = vm_run(
+        [OsStr::new("--no-module"), OsStr::new("--file"), &with],
+        &program,
+    )
+    .output()
+    .unwrap();
+    assert_status(&output, 42);
+    assert_eq!(
+        text(&output.stdout),
+        ". ./ask ./empty ./in ./in/a script ./in/ner ./in/ner/line_break ./lib ./lib/libanswer.so ./link \n\
+         ran\ncontent"
+    );
 }
 
 #[test]
@@ -549,6 +657,9 @@ fn wrong_usage_is_125_and_a_sentence() {
     let missing = scratch.0.join("missing");
     let missing = missing.to_str().unwrap();
     let plain = scratch.file("plain", "");
+    let directory = scratch.0.to_str().unwrap();
+    let of_root = build_root().join("usr/bin/gawk");
+    let of_root = of_root.to_str().unwrap();
     for (arguments, sentence) in [
         (&[][..], "no program given"),
         (
@@ -577,17 +688,21 @@ fn wrong_usage_is_125_and_a_sentence() {
             "--icount counts on one CPU",
         ),
         (&["--tty", "--", program], "--tty needs a terminal"),
-        (&["--", missing], "is not a file that can be read"),
+        (
+            &["--", missing],
+            "is not a file or directory that can be read",
+        ),
+        (&["--", directory], "is a directory"),
         (&["--", plain.to_str().unwrap()], "is not executable"),
         (
             &["--file", missing, "--", program],
-            "is not a file that can be read",
+            "is not a file or directory that can be read",
         ),
         (
             &["--file", &format!("{program}:/bin"), "--", program],
             "'/bin' is taken",
         ),
-        (&["--", "/bin/ls"], "is linked dynamically"),
+        (&["--file", of_root, "--", "/bin/ls"], "a VM has one"),
     ] {
         let output = script_of_the_project("vm-run")
             .args(arguments)
