@@ -27,6 +27,7 @@ use rustix::{
 
 use super::oracle::{Before, CELL, Oracle, locked};
 use crate::support::{
+    large::has_huge_pages,
     memory::{
         Advice, COLLAPSE, GUARD_INSTALL, GUARD_REMOVE, Map, MprotectFlags, PRIVATE, ProtFlags,
         READ, RW, SHARED, mmap, page, table, try_anonymous,
@@ -618,6 +619,7 @@ impl<'a> Worker<'a> {
             libc::MADV_DONTNEED | libc::MADV_COLD | libc::MADV_PAGEOUT | GUARD_INSTALL => {
                 !part.locked
             }
+            libc::MADV_HUGEPAGE | libc::MADV_NOHUGEPAGE => has_huge_pages(),
             _ => true,
         };
         if allowed {
