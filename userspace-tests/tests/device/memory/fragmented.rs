@@ -2,7 +2,7 @@
 //! Memory in pieces: no folio of the largest kind is to be had. The module loads all the same, soon
 //! and at nobody's cost, and everything is right with the folios that it gets.
 
-use std::{fs, time::Instant};
+use std::{fs, path::Path, time::Instant};
 
 use rust_mmapdev::{Access, Device};
 
@@ -46,7 +46,7 @@ impl Fragments {
     fn new(of: usize) -> Self {
         const MADV_DONTNEED_LOCKED: i32 = 24;
         /// What is to be in pieces, and what is left for the kernel and the test.
-        const PIECES: usize = 112 * MIB;
+        const PIECES: usize = 160 * MIB;
         /// Some 60 MiB can be on the lists of the CPUs, where nobody looks who is out of memory.
         const RESERVE: usize = 128 * MIB;
         if huge() > PIECES / 16 {
@@ -60,15 +60,16 @@ impl Fragments {
         // Anonymous memory stands in folios of all sizes. Compaction leaves locked pages where they are
         // and does not split what is larger, no CPU keeps much of what is free to itself, and nearly
         // all of it can be taken: that comes last, as the kernel keeps more free for larger folios.
-        let enabled = |size| format!("{HUGE_PAGES}/hugepages-{size}kB/enabled");
-        let settings = sizes
-            .iter()
-            .map(|size| Setting::new(enabled(size), "madvise"))
-            .chain([
-                Setting::new("/proc/sys/vm/compact_unevictable_allowed", "0"),
-                Setting::new("/proc/sys/vm/percpu_pagelist_high_fraction", "10000"),
-                Setting::new("/proc/sys/vm/min_free_kbytes", "2048"),
-            ])
+        let for_sizes = sizes.iter().map(|size| (enabled(*size), "madvise"));
+        let others = [
+            ("compact_unevictable_allowed", "0"),
+            ("percpu_pagelist_high_fraction", "10000"),
+            ("min_free_kbytes", "2048"),
+        ]
+        .map(|(name, value)| (format!("/proc/sys/vm/{name}"), value));
+        let settings = for_sizes
+            .chain(others)
+            .map(|(path, value)| Setting::new(path, value))
             .collect();
         let block = |len: usize| {
             let map = skewed(0, len);
@@ -98,10 +99,13 @@ impl Fragments {
         for size in sizes.iter().rev() {
             let count = format!("{HUGE_PAGES}/hugepages-{size}kB/stats/anon_fault_alloc");
             let count = || fs::read_to_string(&count).expect(&count);
-            let mut before = String::new();
-            while count() != before {
-                before = count();
-                blocks.push(block(size << 10));
+            loop {
+                let before = count();
+                let more = block(size << 10);
+                if count() == before {
+                    break;
+                }
+                blocks.push(more);
             }
         }
         Self {
@@ -118,19 +122,20 @@ fn lock(map: &Map) {
     unsafe { rustix::mm::mlock(map.at(0).cast(), map.len()) }.expect("mlock");
 }
 
-/// The sizes in KiB of the folios, besides single pages, that anonymous memory may stand in.
+/// The file that has the kernel use folios of `size` KiB for anonymous memory.
+fn enabled(size: usize) -> String {
+    format!("{HUGE_PAGES}/hugepages-{size}kB/enabled")
+}
+
+/// The sizes in KiB of folios that anonymous memory may stand in, without those that the kernel
+/// kills a process for rather than to do without.
 fn folio_sizes() -> Vec<usize> {
-    // Without CONFIG_TRANSPARENT_HUGEPAGE there are none.
-    let names = fs::read_dir(HUGE_PAGES).into_iter().flatten();
-    let mut sizes: Vec<_> = names
-        .filter_map(|entry| {
-            let name = entry.expect(HUGE_PAGES).file_name();
-            let size = name.to_str()?.strip_prefix("hugepages-")?;
-            size.strip_suffix("kB")?.parse().ok()
-        })
-        .collect();
-    sizes.sort_unstable();
-    sizes
+    const PAGE_ALLOC_COSTLY_ORDER: u32 = 3;
+    let largest = (table() / page()).ilog2();
+    (PAGE_ALLOC_COSTLY_ORDER + 1..=largest)
+        .map(|order| (page() << order) >> 10)
+        .filter(|size| Path::new(&enabled(*size)).exists())
+        .collect()
 }
 
 /// A module that was loaded with memory in pieces, without a word of the kernel about memory.

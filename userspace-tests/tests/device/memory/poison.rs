@@ -43,6 +43,7 @@ tests![
     who_touches_a_page_of_a_huge_folio_gets_a_sigbus,
     all_other_pages_are_unharmed,
     a_private_copy_is_unharmed,
+    a_folio_that_cannot_be_split,
     read_and_write_of_it_are_eio,
     splice_and_sendfile_end_there,
     clear_is_eio,
@@ -57,12 +58,17 @@ const BUS_MCEERR_AR: i32 = 4;
 
 /// Has the page of the buffer at `at` go bad.
 fn poison(at: usize) {
+    poison_with(at, Ok(()));
+}
+
+/// The same where MADV_HWPOISON is to say `expected`.
+fn poison_with(at: usize, expected: io::Result<()>) {
     let before = meminfo("HardwareCorrupted");
     let child = fork(|_| {
         let map = mmap(open(OFlags::RDWR), at as u64, page(), RW, SHARED).expect("mmap");
         match map.advise(Advice::LinuxHwPoison) {
             Err(Errno::INVAL) => end(77),
-            result => result.expect("MADV_HWPOISON"),
+            result => assert_eq!(result, expected, "MADV_HWPOISON"),
         }
     });
     // Who causes the error may be killed for it, having the page mapped.
@@ -234,6 +240,62 @@ fn a_private_copy_is_unharmed() {
     };
     Toucher::new(drop_it, 0, Map::load).gets_a_sigbus("after MADV_DONTNEED");
     view.check_part(0..buffer.len());
+}
+
+/// Its pages are pinned, so the bad one stays among them.
+fn a_folio_that_cannot_be_split() {
+    let _renew = Renew;
+    let buffer = Large::new(2, 37);
+    let (device, bad) = (&buffer.device, table() + 99 * page());
+    let pinned = mmap(device, table() as u64, page(), RW, SHARED).expect("mmap");
+    let ring = uring::ring();
+    uring::register(&ring, &pinned);
+    poison_with(bad, Err(Errno::HWPOISON));
+    assert_eq!(
+        fdinfo(device, "huge_size") as usize,
+        2 * table(),
+        "it is whole"
+    );
+    check_others(&buffer, bad);
+
+    let mut found = vec![0; 2 * page()];
+    for (offset, expected) in [
+        (bad - page() - 7, Ok(page() + 7)),
+        (bad, Err(Errno::IO)),
+        (bad + page() - 1, Err(Errno::IO)),
+        (bad + page(), Ok(2 * page())),
+    ] {
+        let n = io::pread(device, &mut found[..], offset as u64);
+        assert_eq!(n, expected, "{offset:#x}");
+        let bytes = vec![offset as u8; 2 * page()];
+        let n = io::pwrite(device, &bytes, offset as u64);
+        assert_eq!(n, expected, "{offset:#x}");
+        if let Ok(n) = expected {
+            buffer.changed(offset, &bytes[..n]);
+        }
+        check_others(&buffer, bad);
+    }
+    for flags in BOTH {
+        for skew in [0, page()] {
+            let view = buffer.view(skew, 0, buffer.len(), flags);
+            for part in [0..bad, bad + page()..buffer.len()] {
+                view.check_part(part.clone());
+                view.write_pages(part.clone(), skew as u64);
+                view.check_part(part);
+            }
+            let inherited = || view.map.part(0, buffer.len());
+            for touch in [Map::load, Map::store] {
+                let who = format!("{flags:?}, skew {skew:#x}");
+                Toucher::new(inherited, bad, touch).gets_a_sigbus(&who);
+            }
+        }
+    }
+    assert!(matches!(device.clear(), Err(Error::Clear(Errno::IO))));
+    buffer.changed(0, &vec![0; buffer.len()]);
+    check_others(&buffer, bad);
+    ring.submitter()
+        .unregister_buffers()
+        .expect("IORING_UNREGISTER_BUFFERS");
 }
 
 // --- the kernel's copies ------------------------------------------------------
