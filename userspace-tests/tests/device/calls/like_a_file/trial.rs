@@ -858,11 +858,13 @@ fn compare_to(
     let steps = |it: &'static Differs| it.1.iter().map(move |step| (it.0, *step, it.2));
     let known: Vec<_> = differs.iter().flat_map(steps).collect();
     let mut same = known.clone();
-    if !has_huge_pages() {
-        // It is said of kernels with huge pages. Without them, less differs.
+    let have_huge_pages =
+        |of: &[Window]| has_huge_pages() && of.iter().any(|it| bytes(it.count) >= table());
+    if !have_huge_pages(WINDOWS) {
+        // It is said of kernels that have them there. On others, less differs.
         same.clear();
-    } else if windows.iter().all(|it| bytes(it.count) < table()) {
-        // Where no window has room for a huge page, there is nothing to collapse in a file either.
+    } else if !have_huge_pages(windows) {
+        // There is nothing to collapse in a file either.
         same.retain(|it| it.0 != "COLLAPSE");
     }
     for windows in windows.chunk_by(|a, b| a.buffer == b.buffer) {
