@@ -311,9 +311,11 @@ fn all_end_within(limit: Duration) -> bool {
     }
 }
 
-/// The kernel's word on the tasks that signals do not wake.
+/// The kernel's word on the tasks that signals do not wake, and on what its CPUs do.
 fn blocked_tasks() -> std::io::Result<String> {
-    fs::write("/proc/sysrq-trigger", "w")?;
+    for command in ["w", "l"] {
+        fs::write("/proc/sysrq-trigger", command)?;
+    }
     last_messages()
 }
 

@@ -1,13 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What became of the same tests on several kernels, side by side.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::Write,
-    path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, io::Write, path::Path, time::Duration};
 
 use anyhow::Result;
 use quick_junit::{Report, TestCase, TestCaseStatus};
@@ -102,7 +96,11 @@ pub fn print(reports: &Path, kernels: &[String], out: &mut impl Write) -> Result
                 TestCaseStatus::NonSuccess { .. } => failed.push((run.kernel, &case.name)),
                 TestCaseStatus::Skipped { message, .. } => {
                     let reason = message.as_ref().map_or("", |text| text.as_str());
-                    *skipped.entry(reason).or_default().entry(run.kernel).or_default() += 1;
+                    *skipped
+                        .entry(reason)
+                        .or_default()
+                        .entry(run.kernel)
+                        .or_default() += 1;
                 }
             }
         }
@@ -121,7 +119,9 @@ pub fn print(reports: &Path, kernels: &[String], out: &mut impl Write) -> Result
         }
     }
 
-    let verdicts = runs.iter().map(|run| run.verdict().unwrap_or(Verdict::NONE));
+    let verdicts = runs
+        .iter()
+        .map(|run| run.verdict().unwrap_or(Verdict::NONE));
     let sum: Verdict = verdicts.sum();
     writeln!(out, "\n{sum}")?;
     Ok(sum.failed == 0)
@@ -148,7 +148,11 @@ mod tests {
         };
         let good = "test a ... ok\ntest b ... ignored (no memory)\ntest c ... ignored, no time\n";
         run("7.2", Some(0), Some(good));
-        run("7.3", Some(1), Some("test a ... FAILED\ntest b ... ignored (no memory)\n"));
+        run(
+            "7.3",
+            Some(1),
+            Some("test a ... FAILED\ntest b ... ignored (no memory)\n"),
+        );
         run("7.4", Some(1), Some(good));
         run("7.5", None, Some(good));
         run("7.6", Some(0), None);
