@@ -116,6 +116,7 @@ impl Buffer {
     pub(crate) fn clear(&self) -> Result {
         let _writers = self.writers.lock();
         let zero = |folio: &LockedFolio, offset, length| {
+            let length = folio.accessible(offset, length);
             folio.zero_pages(offset, length).map_or(0, |()| length)
         };
         let (mut at, mut result) = (0, Ok(()));
@@ -133,7 +134,7 @@ impl Buffer {
     }
 
     /// Has `copy` copy `bytes`, folio by folio as `find` gives them, until it copies less than it was
-    /// asked to.
+    /// asked to, as it does where a page has a memory error.
     fn transfer<F: Deref<Target = Folio>>(
         &self,
         bytes: Range<usize>,
@@ -152,14 +153,12 @@ impl Buffer {
                 break EIO;
             };
             let offset = at - folio.index() * PAGE_SIZE;
-            let length = folio.accessible(offset, bytes.end - at);
-            if length == 0 {
-                break EIO;
-            }
+            let length = (bytes.end - at).min(folio.size() - offset);
             let copied = copy(&folio, offset, length);
             at += copied;
             if copied < length {
-                break EFAULT;
+                let next = folio.accessible(offset + copied, 1);
+                break if next == 0 { EIO } else { EFAULT };
             }
         };
         if at == bytes.start {

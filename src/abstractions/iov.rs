@@ -46,6 +46,7 @@ pub trait IovIterDestExt {
 }
 
 impl IovIterDestExt for IovIterDest<'_> {
+    #[inline]
     fn copy_from_folio(&mut self, folio: &Folio, offset: usize, length: usize) -> usize {
         let length = folio.accessible(offset, length);
         if length == 0 {
@@ -111,6 +112,7 @@ pub trait IovIterSourceExt {
 }
 
 impl IovIterSourceExt for IovIterSource<'_> {
+    #[inline]
     fn copy_to_folio(&mut self, folio: &LockedFolio, offset: usize, length: usize) -> usize {
         let length = folio.accessible(offset, length);
         if length == 0 {

@@ -241,11 +241,19 @@ impl Folio {
     ///     folio.accessible(PAGE_SIZE, PAGE_SIZE) == PAGE_SIZE
     /// }
     /// ```
+    #[inline]
     pub fn accessible(&self, offset: usize, length: usize) -> usize {
         let length = length.min(self.size().saturating_sub(offset));
-        if !self.has_hwpoisoned() {
-            return length;
+        if self.has_hwpoisoned() {
+            self.before_hwpoisoned(offset, length)
+        } else {
+            length
         }
+    }
+
+    /// The same where a page has a memory error; all of the bytes lie in the folio.
+    #[cold]
+    fn before_hwpoisoned(&self, offset: usize, length: usize) -> usize {
         let poisoned = |n: &usize| {
             // SAFETY: The page is one of this folio, and these are its flags.
             self.page(*n).is_none_or(|page| unsafe {

@@ -17,7 +17,7 @@ use rustix::{
 };
 
 use crate::{
-    memory::{Map, SHARED},
+    memory::{Map, SHARED, write_pages},
     peer::{Memory, Peer},
     rows::tell_row,
     wall_time,
@@ -104,11 +104,10 @@ fn trips(here: &impl Channel, there: &impl Channel) -> Vec<f64> {
 }
 
 fn words(map: &Map) -> [&AtomicU32; 2] {
-    map.write_pages();
+    write_pages(map);
     // On lines of their own.
     [0, 128].map(|offset| {
-        // SAFETY: aligned, in the mapping, and everybody uses atomics there.
-        let word = unsafe { AtomicU32::from_ptr(map.start().add(offset).cast()) };
+        let word = map.u32(offset);
         word.store(0, SeqCst);
         word
     })

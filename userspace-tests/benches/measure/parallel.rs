@@ -2,6 +2,7 @@
 //! Rows with several CPUs at once. Only time can be told of them.
 
 use std::{
+    mem::ManuallyDrop,
     path::Path,
     sync::{
         Barrier,
@@ -14,7 +15,7 @@ use benches::Unit;
 use rustix::io;
 
 use crate::{
-    memory::{SHARED, anonymous, page},
+    memory::{RW, SHARED, anonymous, page, write_pages},
     peer::{Memory, Peer},
     pin,
     rows::{Scale, tell_row},
@@ -73,10 +74,9 @@ type Row = fn(&Memory, usize) -> io::Result<Vec<f64>>;
 /// Both sides do it at the same time, each on its CPU: what one takes on ours.
 fn processes(memory: &Memory, pages: usize, sharing: Sharing) -> io::Result<Vec<f64>> {
     map_write(memory, pages, sharing)?;
-    let map = anonymous(1, SHARED);
-    map.write_pages();
-    // SAFETY: aligned, in the mapping, and both use atomics there.
-    let word = unsafe { AtomicU32::from_ptr(map.start().cast()) };
+    let map = anonymous(1, RW, SHARED);
+    write_pages(&map);
+    let word = map.u32(0);
     word.store(0, SeqCst);
     let mut samples = vec![];
     let meanwhile = || {
@@ -142,8 +142,9 @@ fn touch(memory: &Memory, pages: usize) -> io::Result<Vec<f64>> {
                     pin(i % 2);
                     let (first, end) = (i * pages / THREADS, (i + 1) * pages / THREADS);
                     let part = map.part(first * page(), (end - first) * page());
+                    let part = ManuallyDrop::new(part);
                     barrier.wait();
-                    part.write_pages();
+                    write_pages(&part);
                 });
             }
             barrier.wait();

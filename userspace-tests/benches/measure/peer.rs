@@ -17,6 +17,7 @@ use rustix::{
 
 use crate::memory::{
     Map, MapFlags, PRIVATE, RW, SHARED, mmap, mmap_anonymous_at, mmap_there, page, table,
+    write_pages,
 };
 
 /// Where a tmpfs with huge pages is mounted.
@@ -172,7 +173,7 @@ impl Memory {
             ftruncate(&fd, size)?;
         }
         if peer != Peer::DevZero {
-            mmap(&fd, 0, pages * page(), RW, SHARED)?.write_pages();
+            write_pages(&mmap(&fd, 0, pages * page(), RW, SHARED)?);
         }
         Ok(Self::Of(fd))
     }

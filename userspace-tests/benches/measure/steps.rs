@@ -16,7 +16,7 @@ use std::{
 use benches::{Entry, Line, Step};
 
 use crate::{
-    memory::{Advice, Map, PRIVATE, RW, SHARED, mmap, page},
+    memory::{Advice, Map, PRIVATE, RW, SHARED, copy_from, copy_to, mmap, page},
     peer::Peer,
     tell,
     work::in_child_while,
@@ -56,7 +56,7 @@ impl Party {
             ("read", _) => self.text = Some(text_of(map.expect("a mapping"))),
             ("write", text) => {
                 let bytes = [text.as_bytes(), b"\0"].concat();
-                map.expect("a mapping").copy_in(&bytes);
+                copy_to(map.expect("a mapping"), &bytes);
                 self.text = Some(text_of(map.expect("a mapping")));
             }
             ("dontneed", _) => {
@@ -74,7 +74,7 @@ impl Party {
 /// The text at the start of a mapping.
 fn text_of(map: &Map) -> String {
     let mut bytes = [0; 64];
-    map.copy_out(&mut bytes);
+    copy_from(map, &mut bytes);
     text(&bytes)
 }
 
@@ -95,7 +95,7 @@ fn map_count(frame: u64) -> io::Result<u64> {
 
 /// The page table entry of the mapping.
 fn entry(map: &Map) -> io::Result<Entry> {
-    let address = map.start() as u64;
+    let address = map.at(0) as u64;
     let entry = word(&File::open("/proc/self/pagemap")?, address / page() as u64)?;
     let frame = (entry & PRESENT != 0).then_some(entry & FRAME);
     let smaps = fs::read_to_string("/proc/self/smaps")?;

@@ -6,7 +6,10 @@ use std::hint::black_box;
 use rustix::io;
 
 use crate::{
-    memory::{Advice, Hole, Map, MapFlags, MprotectFlags, PRIVATE, SHARED, anonymous, page, table},
+    memory::{
+        Advice, Hole, Map, MapFlags, MprotectFlags, PRIVATE, RW, SHARED, anonymous, copy_from,
+        copy_to, page, read_pages, table, write_pages,
+    },
     peer::{Memory, Peer},
 };
 
@@ -36,8 +39,8 @@ impl Touch {
     fn pages(self, map: &Map) {
         match self {
             Self::Nothing => {}
-            Self::Read => map.read_pages(),
-            Self::Write => map.write_pages(),
+            Self::Read => read_pages(map),
+            Self::Write => write_pages(map),
         }
     }
 }
@@ -163,10 +166,10 @@ impl<'a> Bench<'a> {
                     0
                 }
             ],
-            answer: anonymous(1, SHARED),
+            answer: anonymous(1, RW, SHARED),
             holes,
         };
-        bench.answer.write_pages();
+        write_pages(&bench.answer);
         match work {
             Work::Map(..)
             | Work::Window(_)
@@ -174,16 +177,16 @@ impl<'a> Bench<'a> {
             | Work::Transfer(By::Read | By::Write, _) => {}
             Work::Move => {
                 let map = bench.map_all(Shared)?;
-                map.write_pages();
+                write_pages(&map);
                 bench.places = match &bench.holes {
                     Some(holes) => [holes[0].address, holes[1].address],
-                    None => [map.start() as usize, free(map.len())],
+                    None => [map.at(0) as usize, free(map.len())],
                 };
                 bench.map = Some(map);
             }
             _ => {
                 let map = bench.map_all(Shared)?;
-                map.write_pages();
+                write_pages(&map);
                 bench.map = Some(map);
             }
         }
@@ -210,30 +213,30 @@ impl<'a> Bench<'a> {
             Work::Map(sharing, touch) => touch.pages(&self.map_all(sharing)?),
             Work::Window(count) => {
                 let map = self.memory.map(None, Hole::ODD, count, SHARED)?;
-                map.write_pages();
+                write_pages(&map);
             }
             Work::FirstTouch => {
                 let map = self.map_all(Shared)?;
                 let start = now();
-                map.write_pages();
+                write_pages(&map);
                 return Ok(now() - start);
             }
             Work::TouchAgain => {
                 let map = self.map.as_ref().expect("a mapping");
                 map.advise(Advice::LinuxDontNeed)?;
                 let start = now();
-                map.write_pages();
+                write_pages(map);
                 return Ok(now() - start);
             }
             Work::Fork => {
                 in_child(|| {});
             }
             Work::ChildTouch => {
-                let (map, answer) = (self.map.as_ref().expect("a mapping"), self.answer.start());
+                let (map, answer) = (self.map.as_ref().expect("a mapping"), self.answer.at(0));
                 let answer = answer.cast::<f64>();
                 in_child(|| {
                     let start = now();
-                    map.write_pages();
+                    write_pages(map);
                     // SAFETY: a page that is aligned for all, shared with the parent.
                     unsafe { answer.write_volatile(now() - start) };
                 });
@@ -247,7 +250,7 @@ impl<'a> Bench<'a> {
             }
             Work::Move => {
                 let map = self.map.as_mut().expect("a mapping");
-                let here = map.start() as usize;
+                let here = map.at(0) as usize;
                 map.move_to(self.places[usize::from(here == self.places[0])])?;
             }
             Work::Transfer(By::Read, _) => {
@@ -259,16 +262,12 @@ impl<'a> Bench<'a> {
                 assert_eq!(done, self.bytes.len());
             }
             Work::Transfer(By::MappedRead, _) => {
-                self.map
-                    .as_ref()
-                    .expect("a mapping")
-                    .copy_out(black_box(&mut self.bytes));
+                let map = self.map.as_ref().expect("a mapping");
+                copy_from(map, black_box(&mut self.bytes));
             }
             Work::Transfer(By::MappedWrite, _) => {
-                self.map
-                    .as_ref()
-                    .expect("a mapping")
-                    .copy_in(black_box(&self.bytes));
+                let map = self.map.as_ref().expect("a mapping");
+                copy_to(map, black_box(&self.bytes));
             }
         }
         Ok(0.0)
@@ -277,8 +276,8 @@ impl<'a> Bench<'a> {
 
 /// Free addresses for so much, where 2 MiB entries fit, and not beside what is mapped later.
 fn free(len: usize) -> usize {
-    let room = anonymous((len + 2 * table()) / page(), PRIVATE);
-    (room.start() as usize).next_multiple_of(table()) - (1 << 40)
+    let room = anonymous((len + 2 * table()) / page(), RW, PRIVATE);
+    (room.at(0) as usize).next_multiple_of(table()) - (1 << 40)
 }
 
 /// Does `work` in a child and waits for its end.
@@ -306,6 +305,6 @@ pub fn in_child_while(work: impl FnOnce(), meanwhile: impl FnOnce()) {
 /// mmap(2) of all of it where the kernel likes, a write to each page, munmap(2).
 pub fn map_write(memory: &Memory, pages: usize, sharing: Sharing) -> io::Result<()> {
     let map = memory.map(None, 0, pages, sharing.flags())?;
-    map.write_pages();
+    write_pages(&map);
     Ok(())
 }

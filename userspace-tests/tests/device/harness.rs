@@ -4,32 +4,24 @@
 use std::{
     fs::{self, File},
     io::{Read, Seek},
-    os::{
-        fd::AsFd,
-        unix::process::{CommandExt, ExitStatusExt},
-    },
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::Path,
-    process::{Command, ExitCode, ExitStatus, Stdio},
+    process::{Command, ExitCode, Stdio},
     sync::OnceLock,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::{
-    event::{PollFd, PollFlags, poll},
     fs::{MemfdFlags, memfd_create},
-    process::{
-        Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, set_child_subreaper,
-        wait,
-    },
-    time::Timespec,
+    process::{Pid, Signal, getpgid, kill_process_group, set_child_subreaper},
 };
 
 use crate::{
     guide::readme::tests_of_section,
     support::{
         module,
-        process::{Link, ROLES},
+        process::{Link, ROLES, all_end_within, ends_within},
     },
 };
 
@@ -246,6 +238,7 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
     };
     let limit = limit * slower + Duration::from_secs(duration.unwrap_or(0));
     let ended = ends_within(group, limit)?;
+    let hang = if ended { String::new() } else { stacks(group) };
     // Fails when nothing of the group is left, which is how it should be.
     let _ = kill_process_group(group, Signal::KILL);
     let end_limit = END_LIMIT * slower;
@@ -255,7 +248,7 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
     };
     let Some(status) = status.filter(|_| all_end_within(end_limit)) else {
         STUCK.get_or_init(|| name.to_owned());
-        return Err(format!("a process of it cannot be killed:\n{}", blocked_tasks()?).into());
+        return Err(format!("a process of it cannot be killed:\n{hang}{}", blocked_tasks()?).into());
     };
     let in_use = module::references();
 
@@ -263,14 +256,17 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
     output.rewind()?;
     output.read_to_string(&mut text)?;
     let reason = if !ended {
-        format!("took more than {} s", limit.as_secs())
+        format!(
+            "took more than {} s, when it was here:\n{hang}",
+            limit.as_secs()
+        )
     } else if status.code() == Some(SKIPPED) {
         // The reason is the last that it has said.
         return Ok(Completion::ignored_with(
             text.lines().last().unwrap_or_default(),
         ));
     } else if !status.success() {
-        describe(status)
+        status.to_string()
     } else if in_use != 0 {
         format!("all its processes have ended, and the module has {in_use} references")
     } else {
@@ -282,6 +278,31 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
     Err(format!("{reason}\n{text}").into())
 }
 
+/// Where in the kernel the tasks of a process group are.
+fn stacks(group: Pid) -> String {
+    let numbers = |directory: &str| -> Vec<i32> {
+        let names = fs::read_dir(directory).into_iter().flatten().flatten();
+        names
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
+    };
+    let mut text = String::new();
+    for pid in numbers("/proc").into_iter().filter_map(Pid::from_raw) {
+        if getpgid(Some(pid)) != Ok(group) {
+            continue;
+        }
+        let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
+        for task in numbers(&tasks) {
+            // It may end meanwhile.
+            let read = |name| fs::read_to_string(format!("{tasks}/{task}/{name}"));
+            let syscall = read("syscall").unwrap_or_default();
+            let stack = read("stack").unwrap_or_default();
+            text += &format!("task {task}: {syscall}{stack}");
+        }
+    }
+    text
+}
+
 /// The end of the kernel's log.
 fn last_messages() -> std::io::Result<String> {
     let output = Command::new("dmesg").output()?;
@@ -290,38 +311,10 @@ fn last_messages() -> std::io::Result<String> {
     Ok(lines[lines.len().saturating_sub(MESSAGES)..].join("\n"))
 }
 
-fn ends_within(pid: Pid, limit: Duration) -> rustix::io::Result<bool> {
-    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-    let limit = Timespec::try_from(limit).expect("a time limit fits");
-    Ok(poll(&mut fds, Some(&limit))? > 0)
-}
-
-/// Waits for all that the test has left to this process.
-fn all_end_within(limit: Duration) -> bool {
-    let start = Instant::now();
-    loop {
-        match wait(WaitOptions::NOHANG) {
-            Ok(Some(_)) => {}
-            Ok(None) if start.elapsed() > limit => return false,
-            Ok(None) => std::thread::sleep(Duration::from_millis(1)),
-            // There is nobody left.
-            Err(_) => return true,
-        }
-    }
-}
-
 /// The kernel's word on the tasks that signals do not wake, and on what its CPUs do.
 fn blocked_tasks() -> std::io::Result<String> {
     for command in ["w", "l"] {
         fs::write("/proc/sysrq-trigger", command)?;
     }
     last_messages()
-}
-
-fn describe(status: ExitStatus) -> String {
-    match status.signal() {
-        Some(signal) => format!("killed by signal {signal}"),
-        None => format!("exit status {}", status.code().unwrap_or_default()),
-    }
 }

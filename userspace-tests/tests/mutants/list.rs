@@ -131,7 +131,7 @@ pub const MUTANTS: &[Mutant] = &[
             "the fuzzer is told what it reaches of the module",
             KBUILD,
             ["KCOV_INSTRUMENT := y", "KCOV_INSTRUMENT := n"],
-            "hostile::",
+            "hostile::random_programs",
         )
     },
     // The interface's header
@@ -206,7 +206,7 @@ pub const MUTANTS: &[Mutant] = &[
             "                to.copy_from_folio(folio, offset, length)\n",
             "                let _ = (&to, folio, offset, <IovIterDest<'_> as IovIterDestExt>::copy_from_folio);\n                length\n",
         ],
-        "rw::read_",
+        "rw::read_moves",
     ),
     mutant(
         "write_is_lost",
@@ -216,7 +216,7 @@ pub const MUTANTS: &[Mutant] = &[
             "                |folio: &LockedFolio, offset, length| from.copy_to_folio(folio, offset, length);",
             "                |folio: &LockedFolio, offset, length| { let _ = (&from, folio, offset, <IovIterSource<'_> as IovIterSourceExt>::copy_to_folio); length };",
         ],
-        "rw::write_",
+        "rw::write_moves",
     ),
     mutant(
         "writers_mix",
@@ -246,7 +246,7 @@ pub const MUTANTS: &[Mutant] = &[
             "                Err(_) => break,\n",
             "                Err(e) => return Err(e),\n",
         ],
-        "ends_early transfers_that_end",
+        "rw::write_from_a_buffer_that_ends_early rw::transfers_that_end",
     ),
     mutant(
         "clear_of_one_page",
@@ -273,8 +273,8 @@ pub const MUTANTS: &[Mutant] = &[
         "CLEAR and write(2) do not mix",
         BUFFER,
         [
-            "        let _writers = self.writers.lock();\n        let zero = |folio: &LockedFolio, offset, length| {\n            folio.zero_pages(offset, length).map_or(0, |()| length)\n        };\n        let (mut at, mut result) = (0, Ok(()));\n        while at < self.size() {\n            match self.transfer(at..self.size(), PageCache::lock_folio, zero) {\n",
-            "        let zero = |folio: &LockedFolio, offset, length| {\n            folio.zero_pages(offset, length).map_or(0, |()| length)\n        };\n        let (mut at, mut result) = (0, Ok(()));\n        while at < self.size() {\n            let _writers = self.writers.lock();\n            match self.transfer(at..at + PAGE_SIZE, PageCache::lock_folio, zero) {\n",
+            "        let _writers = self.writers.lock();\n        let zero = |folio: &LockedFolio, offset, length| {\n            let length = folio.accessible(offset, length);\n            folio.zero_pages(offset, length).map_or(0, |()| length)\n        };\n        let (mut at, mut result) = (0, Ok(()));\n        while at < self.size() {\n            match self.transfer(at..self.size(), PageCache::lock_folio, zero) {\n",
+            "        let zero = |folio: &LockedFolio, offset, length| {\n            let length = folio.accessible(offset, length);\n            folio.zero_pages(offset, length).map_or(0, |()| length)\n        };\n        let (mut at, mut result) = (0, Ok(()));\n        while at < self.size() {\n            let _writers = self.writers.lock();\n            match self.transfer(at..at + PAGE_SIZE, PageCache::lock_folio, zero) {\n",
         ],
         "ioctl::clear_and_a_write",
     ),
@@ -326,7 +326,7 @@ pub const MUTANTS: &[Mutant] = &[
             "if fatal_signal_pending() {\n                break",
             "if false && fatal_signal_pending() {\n                break",
         ],
-        "capacity::a_killed_",
+        "capacity::a_killed_read capacity::a_killed_write_ends capacity::a_killed_clear",
     ),
     mutant(
         "a_killed_transfer_forgets_what_it_copied",
@@ -355,8 +355,8 @@ pub const MUTANTS: &[Mutant] = &[
             "a copy that ends early logs nothing",
             BUFFER,
             [
-                "                break EFAULT;\n            }\n        };\n",
-                "                pr_info!(\"copied {} of {} bytes\\n\", copied, length);\n                break EFAULT;\n            }\n        };\n",
+                "                break if next == 0 { EIO } else { EFAULT };\n            }\n        };\n",
+                "                pr_info!(\"copied {} of {} bytes\\n\", copied, length);\n                break if next == 0 { EIO } else { EFAULT };\n            }\n        };\n",
             ],
             "rw::read_to_a_bad",
         )
@@ -386,10 +386,10 @@ pub const MUTANTS: &[Mutant] = &[
         "read(2) and write(2) of a page with a memory error are EIO",
         BUFFER,
         [
-            "            if length == 0 {\n                break EIO;\n            }\n",
-            "",
+            "break if next == 0 { EIO } else { EFAULT };",
+            "let _ = next;\n                break EFAULT;",
         ],
-        "poison::",
+        "poison::a_folio_that_cannot",
     ),
     mutant(
         "a_missing_page_is_efault",
@@ -399,7 +399,7 @@ pub const MUTANTS: &[Mutant] = &[
             "else {\n                break EIO;",
             "else {\n                break EFAULT;",
         ],
-        "poison::",
+        "poison::read_and_write",
     ),
     mutant(
         "bad_address_is_zero",
@@ -416,7 +416,7 @@ pub const MUTANTS: &[Mutant] = &[
         "a transfer up to a bad address returns what was copied",
         BUFFER,
         ["at += copied;", "at += length;"],
-        "ends_early",
+        "rw::read_to_a_buffer_that_ends_early rw::write_from_a_buffer_that_ends_early",
     ),
     // src/device.rs
     mutant(
@@ -504,7 +504,7 @@ pub const MUTANTS: &[Mutant] = &[
             "size: buffer.size() as u64",
             "size: buffer.page_count() as u64",
         ],
-        "ioctl::info",
+        "ioctl::info_is_the_headers",
     ),
     mutant(
         "page_size_of_512",
@@ -514,7 +514,7 @@ pub const MUTANTS: &[Mutant] = &[
             "page_size: PAGE_SIZE as u32",
             "page_size: PAGE_SIZE as u32 / 8",
         ],
-        "ioctl::info",
+        "ioctl::info_is_the_headers",
     ),
     mutant(
         "fdinfo_in_pages",
@@ -524,7 +524,7 @@ pub const MUTANTS: &[Mutant] = &[
             "\\t{}\\n\", buffer.size()",
             "\\t{}\\n\", buffer.page_count()",
         ],
-        "fdinfo::",
+        "fdinfo::size_and_pages",
     ),
     mutant(
         "fdinfo_page_count_in_bytes",
@@ -534,7 +534,7 @@ pub const MUTANTS: &[Mutant] = &[
             "\\t{}\\n\", buffer.page_count()",
             "\\t{}\\n\", buffer.size()",
         ],
-        "fdinfo::",
+        "fdinfo::size_and_pages",
     ),
     mutant(
         "fdinfo_has_an_address",
@@ -554,7 +554,7 @@ pub const MUTANTS: &[Mutant] = &[
             "buffer.pages().huge_size()",
             "0 * buffer.pages().huge_size()",
         ],
-        "fdinfo::",
+        "fdinfo::huge_size",
     ),
     mutant(
         "seeks_to_the_last_page_only",
@@ -564,7 +564,7 @@ pub const MUTANTS: &[Mutant] = &[
             "        buffer.size()\n    }\n",
             "        buffer.size() - PAGE_SIZE\n    }\n",
         ],
-        "seek::",
+        "seek::from_the_start seek::from_the_end",
     ),
     mutant(
         "mappings_of_no_file",
@@ -732,7 +732,7 @@ pub const MUTANTS: &[Mutant] = &[
             "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n",
             "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n    if vma.flags() & kernel::mm::virt::flags::SHARED == 0 {\n        return Err(EINVAL);\n    }\n",
         ],
-        "cow::",
+        "cow::stores_reach",
     ),
     mutant(
         "mappings_are_io",
@@ -742,7 +742,7 @@ pub const MUTANTS: &[Mutant] = &[
             "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n",
             "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n    vma.set_io();\n",
         ],
-        "io::",
+        "io::direct_io io::vmsplice_from",
     ),
     mutant(
         "mappings_stay_behind_at_fork",
@@ -752,7 +752,7 @@ pub const MUTANTS: &[Mutant] = &[
             "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n",
             "    vma.try_clear_mayexec().map_err(|_| EPERM)?;\n    vma.set_dontcopy();\n",
         ],
-        "fork",
+        "fault::after_fork",
     ),
     mutant(
         "mappings_are_not_dumped",
@@ -789,7 +789,7 @@ pub const MUTANTS: &[Mutant] = &[
         "SIGBUS on a page with a memory error says so",
         MAPPING,
         [".ok_or(FaultError::HwPoison)", ".ok_or(FaultError::Sigbus)"],
-        "poison::",
+        "poison::who_touches",
     ),
     mutant(
         "fault_serves_page_0",
@@ -862,7 +862,7 @@ pub const MUTANTS: &[Mutant] = &[
             "misc.fops = FileOperations::<T>::table();",
             "misc.fops = FileOperations::<T>::table();\n                misc.mode = 0o666;",
         ],
-        "open::",
+        "open::the_node_is_roots_alone open::nobody_else",
     ),
     mutant(
         "a_minor_number_of_its_own",
@@ -892,21 +892,21 @@ pub const MUTANTS: &[Mutant] = &[
             "owner: this_module(),",
             "owner: { let _ = this_module(); core::ptr::null_mut() },",
         ],
-        "refs::",
+        "refs::a_descriptor_holds",
     ),
     mutant(
         "no_fsync",
         "fsync(2) and msync(2) succeed",
         MISCDEVICE,
         ["        fsync: Some(bindings::noop_fsync),\n", ""],
-        "sync::",
+        "sync::msync sync::fsync",
     ),
     mutant(
         "no_llseek",
         "lseek(2) moves within the buffer",
         MISCDEVICE,
         ["Some(Self::llseek)", "None"],
-        "seek::",
+        "seek::from_the_start",
     ),
     mutant(
         "seeks_past_the_end",
@@ -916,28 +916,28 @@ pub const MUTANTS: &[Mutant] = &[
             "fixed_size_llseek(file, offset, whence, size)",
             "fixed_size_llseek(file, offset, whence, size + 1)",
         ],
-        "seek::",
+        "seek::from_the_start",
     ),
     mutant(
         "no_splice_from",
         "splice(2) and sendfile(2) read the device",
         MISCDEVICE,
         ["Some(bindings::copy_splice_read)", "None"],
-        "io::s",
+        "io::splice_from io::sendfile_from",
     ),
     mutant(
         "no_splice_to",
         "splice(2) and sendfile(2) write the device",
         MISCDEVICE,
         ["Some(bindings::iter_file_splice_write)", "None"],
-        "io::s",
+        "io::splice_to io::sendfile_to",
     ),
     mutant(
         "no_fdinfo",
         "fdinfo says what there is to say of the buffer",
         MISCDEVICE,
         ["Some(Self::show_fdinfo)", "None"],
-        "fdinfo::",
+        "fdinfo::size_and_pages",
     ),
     mutant(
         "no_32_bit_programs",
@@ -1026,7 +1026,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "count.min(asked.saturating_sub(to.len()))",
                 "count.min(asked.max(to.len()))",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     Mutant {
@@ -1039,7 +1039,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "count.min(given.saturating_sub(from.len()))",
                 "count.min(given.max(from.len()))",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     // src/abstractions/task.rs
@@ -1061,7 +1061,7 @@ pub const MUTANTS: &[Mutant] = &[
             "    pending & (1 << (bindings::SIGKILL - 1)) != 0",
             "    let _ = pending;\n    true",
         ],
-        "capacity::a_caught",
+        "capacity::a_caught_signal_does_not_cut",
     ),
     // src/abstractions/iov.rs
     mutant(
@@ -1094,7 +1094,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "let length = folio.accessible(offset, length);\n        if length == 0 {\n            return 0;\n        }\n        // SAFETY: The bytes lie within the folio, whose",
                 "// SAFETY: The bytes lie within the folio, whose",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     // src/abstractions/mm/folio.rs
@@ -1158,7 +1158,7 @@ pub const MUTANTS: &[Mutant] = &[
             "a folio has no page but its own",
             FOLIO,
             ["if n >> self.order() != 0 {", "if n >> self.order() > 1 {"],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     mutant(
@@ -1169,7 +1169,7 @@ pub const MUTANTS: &[Mutant] = &[
             "            Some(flags) => unsafe { Self::test(flags, bindings::pageflags_PG_has_hwpoisoned) },",
             "            Some(_) => false,",
         ],
-        "poison::",
+        "poison::a_folio_that_cannot",
     ),
     mutant(
         "all_pages_of_a_folio_are_bad",
@@ -1179,7 +1179,7 @@ pub const MUTANTS: &[Mutant] = &[
             "bindings::pageflags_PG_hwpoison,\n                )",
             "bindings::pageflags_PG_head,\n                )",
         ],
-        "poison::",
+        "poison::all_other_pages poison::a_folio_that_cannot",
     ),
     mutant(
         "nothing_before_a_bad_page",
@@ -1189,7 +1189,7 @@ pub const MUTANTS: &[Mutant] = &[
             "Some(n) => (n * PAGE_SIZE).saturating_sub(offset),",
             "Some(_) => 0,",
         ],
-        "poison::",
+        "poison::a_folio_that_cannot",
     ),
     mutant(
         "access_past_the_folio",
@@ -1201,16 +1201,19 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "pages::transfers",
     ),
-    mutant(
-        "bytes_at_the_page_s_start",
-        "bytes are stored at their place in a page",
-        FOLIO,
-        [
-            "start.cast::<u8>().wrapping_add(in_page)",
-            "start.cast::<u8>().wrapping_add(0 * in_page)",
-        ],
-        "rw::write_",
-    ),
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "bytes_at_the_page_s_start",
+            "bytes are stored at their place in a page",
+            FOLIO,
+            [
+                "start.cast::<u8>().wrapping_add(in_page)",
+                "start.cast::<u8>().wrapping_add(0 * in_page)",
+            ],
+            "kunit::every_case",
+        )
+    },
     mutant(
         "bad_source_goes_on",
         "a write(2) from a bad address ends",
@@ -1219,7 +1222,7 @@ pub const MUTANTS: &[Mutant] = &[
             "            bindings::copy_folio_from_iter_atomic(folio.as_ptr(), offset, length, self.as_raw())\n",
             "            bindings::copy_folio_from_iter_atomic(folio.as_ptr(), offset, length, self.as_raw());\n            length\n",
         ],
-        "ends_early",
+        "rw::write_from_a_buffer_that_ends_early",
     ),
     mutant(
         "clear_of_half_a_page",
@@ -1241,7 +1244,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "if (offset | length) % PAGE_SIZE != 0 {",
                 "if offset % PAGE_SIZE != 0 {",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     Mutant {
@@ -1254,7 +1257,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "        if end > self.size() {\n            return Err(EINVAL);\n        }\n        let mut at",
                 "        let mut at",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     Mutant {
@@ -1264,7 +1267,7 @@ pub const MUTANTS: &[Mutant] = &[
             "leaked references keep a folio for good",
             FOLIO,
             ["before < 0 || before == i32::MAX", "before == i32::MIN"],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     Mutant {
@@ -1277,7 +1280,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "if self.accessible(offset, length) < length {",
                 "if length == usize::MAX {",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     // src/abstractions/mm/pagemap.rs
@@ -1309,7 +1312,7 @@ pub const MUTANTS: &[Mutant] = &[
             "            migrate_folio: Some(bindings::filemap_migrate_folio),\n",
             "",
         ],
-        "moving::",
+        "moving::soft_offline_moves",
     ),
     mutant(
         "bad_pages_stay",
@@ -1319,7 +1322,7 @@ pub const MUTANTS: &[Mutant] = &[
             "            error_remove_folio: Some(bindings::generic_error_remove_folio),\n",
             "",
         ],
-        "poison::",
+        "poison::read_and_write",
     ),
     mutant(
         "pages_of_no_regular_file",
@@ -1329,7 +1332,7 @@ pub const MUTANTS: &[Mutant] = &[
             "            (*inode).i_mode |= bindings::S_IFREG as bindings::umode_t;\n",
             "",
         ],
-        "poison::",
+        "poison::read_and_write",
     ),
     mutant(
         "the_file_ends_early",
@@ -1339,7 +1342,7 @@ pub const MUTANTS: &[Mutant] = &[
             "(*inode).i_size = size;",
             "(*inode).i_size = size - PAGE_SIZE as bindings::loff_t;",
         ],
-        "cost::first_touch",
+        "cost::first_touch_of_a_shared",
     ),
     mutant(
         "pages_evictable",
@@ -1386,7 +1389,7 @@ pub const MUTANTS: &[Mutant] = &[
             "order = order.checked_sub(1).ok_or(e)?;",
             "order = order.checked_sub(99).ok_or(e)?;",
         ],
-        "fragmented::",
+        "fragmented::a_load",
     ),
     Mutant {
         kernel: "debug",
@@ -1395,7 +1398,7 @@ pub const MUTANTS: &[Mutant] = &[
             "a folio lies within the file",
             PAGEMAP,
             ["        room.ilog2()\n", "        (room.ilog2() + 1)\n"],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     Mutant {
@@ -1408,7 +1411,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "            .min(index.trailing_zeros())\n",
                 "            .min(index.trailing_zeros() + 1)\n",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     mutant(
@@ -1463,7 +1466,7 @@ pub const MUTANTS: &[Mutant] = &[
         "what a memory error has taken is no folio",
         PAGEMAP,
         [".filter(|_| !is_err)", ".filter(|_| !is_err || true)"],
-        "poison::",
+        "poison::read_and_write",
     ),
     mutant(
         "huge_size_counts_folios",
@@ -1480,7 +1483,7 @@ pub const MUTANTS: &[Mutant] = &[
             "if PAGE_SIZE << order == HUGE_FOLIO_SIZE {",
             "if PAGE_SIZE << order <= HUGE_FOLIO_SIZE {",
         ],
-        "fdinfo::",
+        "fdinfo::size_and_pages",
     ),
     mutant(
         "file_leaks",
@@ -1513,7 +1516,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "Ok(folio) if !folio.belongs_to(mapping) => Err(FaultError::Sigbus),",
                 "Ok(folio) if folio.belongs_to(core::ptr::null()) && mapping.is_null() => Err(FaultError::Sigbus),",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     Mutant {
@@ -1526,7 +1529,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "if !mapping.is_some_and(|mapping| folio.belongs_to(mapping)) {",
                 "if mapping.is_none() {",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     Mutant {
@@ -1539,7 +1542,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "if vma.flags() & flags::MIXEDMAP != 0 {",
                 "if vma.flags() == !0 {",
             ],
-            "kunit::",
+            "kunit::every_case",
         )
     },
     mutant(
@@ -1557,7 +1560,7 @@ pub const MUTANTS: &[Mutant] = &[
         "one fault brings all that a page table holds",
         VIRT,
         ["        map_pages: Some(Self::map_pages),\n", ""],
-        "cost::first_touch",
+        "cost::first_touch_of_a_shared",
     ),
     mutant(
         "no_huge_faults",
@@ -1567,7 +1570,7 @@ pub const MUTANTS: &[Mutant] = &[
             "        #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]\n        huge_fault: Some(Self::huge_fault),\n",
             "",
         ],
-        "huge::",
+        "huge::a_load_maps huge::a_store_maps",
     ),
     mutant(
         "mappings_do_not_split",
@@ -1587,7 +1590,7 @@ pub const MUTANTS: &[Mutant] = &[
             "if is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
             "if false && is_shared_write(vmf) && !is_tracked(vma(vmf)) {",
         ],
-        "cost::first_touch",
+        "cost::first_touch_of_a_shared",
     ),
     mutant(
         "private_stores_bring_the_others",
@@ -1627,7 +1630,7 @@ pub const MUTANTS: &[Mutant] = &[
             "flags & bindings::__VM_UFFD_FLAGS != 0\n        ||",
             "false\n        ||",
         ],
-        "like_a_file::userfaultfd",
+        "like_a_file::userfaultfd_tracks",
     ),
     mutant(
         "private_stores_count_as_shared",
@@ -1667,7 +1670,7 @@ pub const MUTANTS: &[Mutant] = &[
             "                        && !folio.has_hwpoisoned() =>\n",
             "                        =>\n",
         ],
-        "poison::",
+        "poison::a_folio_that_cannot",
     ),
     mutant(
         "huge_entries_one_by_one",
@@ -1687,7 +1690,7 @@ pub const MUTANTS: &[Mutant] = &[
             "                around.__bindgen_anon_1.pgoff.wrapping_add_signed(pages);",
             "                around.__bindgen_anon_1.pgoff.wrapping_add_signed(2 * pages);",
         ],
-        "huge::",
+        "huge::huge_folios_around",
     ),
     mutant(
         "huge_entries_around_unseen",
@@ -1747,7 +1750,7 @@ pub const MUTANTS: &[Mutant] = &[
             "unsafe { pgoff(vmf) } - (address - start) / PAGE_SIZE,",
             "unsafe { pgoff(vmf) } - (address - start) / PAGE_SIZE + 1,",
         ],
-        "pages::",
+        "pages::every_page_faults pages::every_window",
     ),
     mutant(
         "windows_less_a_page",
@@ -1757,7 +1760,7 @@ pub const MUTANTS: &[Mutant] = &[
             "pages: (last - start) / PAGE_SIZE + 1,",
             "pages: ((last - start) / PAGE_SIZE).max(1),",
         ],
-        "cost::first_touch",
+        "cost::first_touch_of_a_shared",
     ),
     mutant(
         "mmap_counts_from_page_0",
@@ -1797,7 +1800,7 @@ pub const MUTANTS: &[Mutant] = &[
             "        let before = self.flags();\n",
             "        let before = self.flags();\n        unsafe { (*self.as_ptr()).vm_page_prot.pgprot |= 2 };\n",
         ],
-        "cow::",
+        "cow::stores_reach",
     ),
     mutant(
         "sigbus_is_a_memory_error",
@@ -1817,6 +1820,6 @@ pub const MUTANTS: &[Mutant] = &[
             "Self::HwPoison => bindings::vm_fault_reason_VM_FAULT_HWPOISON,",
             "Self::HwPoison => bindings::vm_fault_reason_VM_FAULT_SIGBUS,",
         ],
-        "poison::",
+        "poison::who_touches",
     ),
 ];

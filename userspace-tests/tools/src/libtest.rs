@@ -260,7 +260,7 @@ mod tests {
             test rw::another ... FAILED\n\
             \nfailures:\n\n\
             ---- rw::longer ----\n\
-            exit status 101\n\
+            exit status: 101\n\
             test rw::short ... FAILED\n\
             ---- not::a_test ----\n\
             \n\
@@ -274,7 +274,7 @@ mod tests {
             of(
                 "rw::longer",
                 Outcome::Failed,
-                "exit status 101\ntest rw::short ... FAILED\n---- not::a_test ----",
+                "exit status: 101\ntest rw::short ... FAILED\n---- not::a_test ----",
             ),
             of("huge::none", Outcome::Skipped, "no memory: 3 MiB to spare"),
             of("rw::another", Outcome::Failed, "took more than 20 s"),

@@ -7,7 +7,7 @@ use std::{
     io::IoSliceMut,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::FileExt,
+        unix::{fs::FileExt, net::UnixStream},
     },
     ptr,
 };
@@ -15,7 +15,6 @@ use std::{
 use rustix::{
     fs::{Mode, OFlags, sendfile, tell},
     io::{self, Errno, IoSlice},
-    net::{AddressFamily, SocketFlags, SocketType, socketpair},
     pipe::{IoSliceRaw, SpliceFlags, pipe, splice, vmsplice},
 };
 
@@ -417,13 +416,7 @@ fn socket_from_and_to_a_mapping() {
     pwrite(0, &bytes);
     let map = shared(&device, 2);
     map.advise(Advice::LinuxDontNeed).expect("madvise");
-    let (a, b) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .expect("socketpair");
+    let (a, b) = UnixStream::pair().expect("socketpair");
     // SAFETY: the addresses are for the kernel only.
     let (from, to) = unsafe { (map.as_slice(0, page()), map.as_mut_slice(page(), page())) };
     assert_eq!(io::writev(&a, &[IoSlice::new(from)]), Ok(page()));

@@ -14,11 +14,11 @@ use rustix::{
 use crate::{
     harness::tests,
     support::{
-        assert_same, errno,
+        assert_same, errno, ioctl,
         memory::{self, Advice, MapFlags, MprotectFlags, RW, page, private, shared},
         missing_page::{Caller, MissingPages},
         module::{fresh, initial},
-        open, pattern, pread, pwrite, system_call,
+        open, pattern, pread, pwrite,
     },
 };
 
@@ -36,11 +36,6 @@ tests![
     clear_waits_for_a_write,
     clear_and_a_write_do_not_mix,
 ];
-
-fn ioctl(fd: &impl AsRawFd, command: u32, argument: *mut u8) -> io::Result<usize> {
-    // SAFETY: the tests hand in addresses that the kernel may write an answer to, or can't.
-    system_call(unsafe { libc::ioctl(fd.as_raw_fd(), command.into(), argument) })
-}
 
 /// Programs that were compiled before a change of the header have its numbers in them.
 fn the_interface_of_old_programs_stays() {

@@ -10,7 +10,6 @@ use rust_mmapdev::Device;
 use rustix::{
     fs::{Mode, OFlags, StatVfsMountFlags, statvfs},
     io::{self, Errno},
-    mm::munlock,
     pipe::pipe,
     process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
 };
@@ -360,8 +359,7 @@ fn flags_locked() {
             let dropped = map.advise(Advice::LinuxDontNeed);
             assert_eq!(errno(dropped), Errno::INVAL, "{flags:?} {pages}");
             assert_same(&map.bytes(), &initial(len), "the mapping");
-            // SAFETY: unlocking changes nothing about what the memory holds.
-            unsafe { munlock(map.at(0).cast(), len) }.expect("munlock");
+            map.unlock().expect("munlock");
             assert_eq!(status_kib("VmLck"), 0, "{flags:?} {pages}");
             map.advise(Advice::LinuxDontNeed).expect("madvise");
             assert_same(&map.bytes(), &initial(len), "the mapping");

@@ -14,10 +14,10 @@ use rust_mmapdev::Device;
 use rustix::{
     fs::{FileType, Mode, OFlags, mknodat, stat},
     io::{self, Errno},
-    mm::{MlockAllFlags, MremapFlags, mlock, mlockall, munlock, munlockall},
+    mm::{MlockAllFlags, MremapFlags, mlockall, munlockall},
     process::{
-        Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, WaitOptions, chroot, getrlimit,
-        pidfd_getfd, pidfd_open, setrlimit, waitpid,
+        Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, chroot, getrlimit, pidfd_getfd,
+        pidfd_open, setrlimit,
     },
     thread::futex,
 };
@@ -30,7 +30,7 @@ use crate::{
         module::{fresh, initial, live_mappings, references},
         open, pattern, pread,
         proc::{Setting, page_count, status_kib},
-        process::{Link, become_nobody, end, fork, try_fork},
+        process::{Link, become_nobody, fork, try_spawn},
         pwrite, seccomp, system_call,
     },
 };
@@ -101,8 +101,7 @@ fn memlock_limit() {
         limit(Resource::Memlock, 2 * page() as u64);
         become_nobody();
         let map = shared(&device, 4);
-        // SAFETY: locking changes nothing about what the memory holds.
-        let lock = |pages: usize| unsafe { mlock(map.at(0).cast(), pages * page()) };
+        let lock = |pages: usize| map.lock_part(0, pages * page());
         assert_eq!(errno(lock(4)), Errno::NOMEM);
         for _ in 0..3 {
             lock(2).expect("within the limit, again and again");
@@ -112,8 +111,7 @@ fn memlock_limit() {
         let flags = SHARED | MapFlags::LOCKED;
         let map_locked = |pages: usize| mmap(&device, 0, pages * page(), RW, flags);
         assert_eq!(errno(map_locked(1)), Errno::AGAIN, "the limit is reached");
-        // SAFETY: as above.
-        unsafe { munlock(map.at(0).cast(), page()) }.expect("munlock");
+        map.unlock_part(0, page()).expect("munlock");
         assert_eq!(status_kib("VmLck"), kib);
         assert_eq!(errno(map_locked(2)), Errno::AGAIN);
         let locked = map_locked(1).expect("MAP_LOCKED within the limit");
@@ -263,20 +261,16 @@ fn threads_that_fork() {
         });
         for _ in 0..FORKS {
             // In a child of a process with several threads, only what takes no lock is done.
-            let Some(pid) = try_fork().expect("fork") else {
+            let child = try_spawn(|| {
                 let (first, shown) = (own.u64(0).load(SeqCst), map.u64(0).load(SeqCst));
                 while map.u64(0).load(SeqCst) == shown {
                     std::hint::spin_loop();
                 }
                 let same = own.u64(0).load(SeqCst) == first;
                 map.u64(8).fetch_add(1, SeqCst);
-                end(if same { 0 } else { 1 })
-            };
-            let (_, status) = waitpid(Some(pid), WaitOptions::empty())
-                .expect("waitpid")
-                .expect("an end");
-            let status = status.exit_status();
-            assert_eq!(status, Some(0), "the child's private page has changed");
+                assert!(same, "the child's private page has changed");
+            });
+            child.expect("fork").join();
         }
         stop.store(true, Relaxed);
     });

@@ -15,9 +15,8 @@ use rust_mmapdev::Device;
 use rustix::{
     fs::{Mode, OFlags, sendfile},
     io::{self, Errno},
-    mm::{MremapFlags, mlock, mremap_fixed, munmap},
+    mm::{MremapFlags, mremap_fixed, munmap},
     pipe::{SpliceFlags, pipe, splice},
-    process::{Pid, WaitOptions, waitpid},
     system::finit_module,
 };
 
@@ -33,7 +32,7 @@ use crate::{
         module::{self, fdinfo, fresh, initial, live_mappings, mappings_of, references},
         open, pattern, pread,
         proc::{nobodys_pages, page_count},
-        process::{end, try_fork},
+        process::try_spawn,
         pwrite, tmpfs_file,
     },
 };
@@ -399,15 +398,6 @@ fn a_copy_to_a_page_that_is_not_there() {
     outcomes.assert(Errno::FAULT, 1);
 }
 
-#[derive(Debug)]
-struct Ending(Pid);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        waitpid(Some(self.0), WaitOptions::empty()).expect("waitpid");
-    }
-}
-
 fn fork() {
     let injection = Injection::new();
     let device = fresh(4);
@@ -416,10 +406,7 @@ fn fork() {
     drop(device);
     let outcomes = injection.each(
         &[Errno::NOMEM, Errno::AGAIN],
-        || match try_fork()? {
-            None => end(0),
-            Some(pid) => Ok(Ending(pid)),
-        },
+        || try_spawn(|| {}),
         || {
             assert_eq!((references(), live_mappings()), (1, 2));
             assert_same(&map.bytes(), &initial(4 * page()), "the shared mapping");
@@ -543,8 +530,7 @@ fn mlock_before_any_touch() {
             || {
                 let map = place.borrow();
                 let map = map.as_ref().expect("a mapping");
-                // SAFETY: locking changes nothing about what the memory holds.
-                unsafe { mlock(map.at(0).cast(), map.len()) }?;
+                map.lock()?;
                 locked.set(true);
                 Ok(())
             },

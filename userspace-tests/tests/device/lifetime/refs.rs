@@ -4,8 +4,8 @@
 use std::{
     fs::File,
     os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::fs::FileExt,
+        fd::AsRawFd,
+        unix::{fs::FileExt, net::UnixStream},
     },
     thread,
 };
@@ -15,7 +15,6 @@ use rustix::{
     fs::{MemfdFlags, OFlags, memfd_create},
     io::{self, Errno},
     mm::MremapFlags,
-    net::{AddressFamily, SocketFlags, SocketType, socketpair},
     pipe::{IoSliceRaw, SpliceFlags, pipe, vmsplice},
     process::{Signal, WaitOptions, kill_process, waitpid},
 };
@@ -76,7 +75,7 @@ fn refuses_until<T>(holder: T, release: impl FnOnce(T)) {
 fn wait_until_unused() {
     while references() != 0 {
         // The close of any UNIX socket has the garbage collector look at those in flight.
-        drop(sockets());
+        drop(UnixStream::pair().expect("socketpair"));
     }
 }
 
@@ -165,14 +164,9 @@ fn a_moved_part_holds_the_module() {
     refuses_until(part, drop);
 }
 
-fn sockets() -> (OwnedFd, OwnedFd) {
-    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
-    socketpair(family, kind, SocketFlags::CLOEXEC, None).expect("socketpair")
-}
-
 /// The only descriptor is that of a message which nobody has received.
-fn in_flight() -> (OwnedFd, OwnedFd) {
-    let (sender, receiver) = sockets();
+fn in_flight() -> (UnixStream, UnixStream) {
+    let (sender, receiver) = UnixStream::pair().expect("socketpair");
     pass(&sender, &fresh(1));
     (sender, receiver)
 }

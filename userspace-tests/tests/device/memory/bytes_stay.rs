@@ -24,9 +24,9 @@ use crate::{
     support::{
         assert_same,
         cgroup::Cgroup,
-        errno,
+        errno, ioctl,
         large::{BOTH, Large},
-        memory::{self, Advice, PRIVATE, RW, SHARED, mmap, page, table},
+        memory::{self, Advice, COLLAPSE, PRIVATE, RW, SHARED, mmap, page, table},
         module::{self, Renew, initial},
         open, pread,
         proc::vmstat,
@@ -143,7 +143,6 @@ fn through_pageout_and_cold() {
 
 /// Whether it is done or not, of folios that are whole and of one that has been split.
 fn through_collapse() {
-    const MADV_COLLAPSE: i32 = 25;
     let _renew = Renew;
     let buffer = Large::new(2, 37);
     let views = BOTH.map(|flags| buffer.in_place(flags));
@@ -155,9 +154,7 @@ fn through_collapse() {
             let _ = views[0].map.advise_part(page(), page(), advice);
         }
         for view in &views {
-            let (start, len) = (view.map.at(0), 2 * table());
-            // SAFETY: nothing changes in the memory.
-            let result = system_call(unsafe { libc::madvise(start.cast(), len, MADV_COLLAPSE) });
+            let result = view.map.advise_by_number(0, 2 * table(), COLLAPSE);
             println!("split: {split}, {result:?}");
         }
         for view in &views {
@@ -213,8 +210,7 @@ fn through_a_cgroup_that_is_out_of_memory() {
     let before = cgroup.oom_kills();
     fork(|_| {
         cgroup.enter();
-        let hog = memory::anonymous(64 * MIB / page(), RW, PRIVATE);
-        hog.store_pages();
+        memory::anonymous(64 * MIB / page(), RW, PRIVATE).store_pages();
     })
     .dies_of(Signal::KILL);
     assert_eq!(cgroup.oom_kills() - before, 1);
@@ -326,20 +322,13 @@ fn it_is_no_memory_for_udmabuf() {
     let buffer = Large::new(1, 0);
     let udmabuf = File::options().read(true).write(true).open(path);
     let udmabuf = udmabuf.expect("open /dev/udmabuf");
-    let create = Create {
+    let mut create = Create {
         memfd: buffer.device.as_raw_fd() as u32,
         flags: 0,
         offset: 0,
         size: table() as u64,
     };
-    // SAFETY: the structure is the call's.
-    let result = unsafe {
-        libc::ioctl(
-            udmabuf.as_raw_fd(),
-            UDMABUF_CREATE.into(),
-            &raw const create,
-        )
-    };
-    assert!(result < 0, "it takes the device for a memfd");
+    let made = ioctl(&udmabuf, UDMABUF_CREATE, (&raw mut create).cast());
+    assert!(made.is_err(), "it takes the device for a memfd");
     buffer.check();
 }

@@ -72,25 +72,15 @@ fn first_access_is_a_store() {
     let device = fresh(1);
     let bytes = pattern(5, page());
     pwrite(0, &bytes);
-    let map = shared(&device, 1);
-    map.advise(Advice::LinuxDontNeed).expect("madvise");
-    map.write(0, b"shared");
-    assert_same(&pread(0, 6), b"shared", "the buffer");
-    assert_same(
-        &map.read(6, page() - 6),
-        &bytes[6..],
-        "the rest of the page",
-    );
-
-    let map = private(&device, 1);
-    map.advise(Advice::LinuxDontNeed).expect("madvise");
-    map.write(0, b"secret");
-    assert_same(&pread(0, 6), b"shared", "the buffer");
-    assert_same(
-        &map.read(6, page() - 6),
-        &bytes[6..],
-        "the rest of the private page",
-    );
+    for (flags, stored) in [(SHARED, b"shared"), (PRIVATE, b"secret")] {
+        let map = mmap(&device, 0, page(), RW, flags).expect("mmap");
+        map.advise(Advice::LinuxDontNeed).expect("madvise");
+        map.write(0, stored);
+        assert_same(&map.read(0, 6), stored, "what was stored");
+        assert_same(&map.read(6, page() - 6), &bytes[6..], "the rest of it");
+        // The private store is not seen there.
+        assert_same(&pread(0, 6), b"shared", "the buffer");
+    }
 }
 
 fn the_kernel_itself_faults_the_page_in() {

@@ -78,7 +78,7 @@ impl Fragments {
             map.advise(Advice::LinuxHugepage).expect("MADV_HUGEPAGE");
             map.advise(Advice::LinuxPopulateWrite)
                 .expect("MADV_POPULATE_WRITE");
-            lock(&map);
+            map.lock().expect("mlock");
             map
         };
         fs::write("/proc/sys/vm/drop_caches", "3").expect("drop_caches");
@@ -88,12 +88,12 @@ impl Fragments {
         pieces
             .advise(Advice::LinuxNoHugepage)
             .expect("MADV_NOHUGEPAGE");
-        lock(&pieces);
+        pieces.lock().expect("mlock");
         for first in (0..pieces.len()).step_by(of * page()) {
-            let (start, len) = (pieces.at(first + page()), (of - 1) * page());
-            // SAFETY: the memory is ours, and holds nothing.
-            let result = unsafe { libc::madvise(start.cast(), len, MADV_DONTNEED_LOCKED) };
-            assert_eq!(result, 0, "MADV_DONTNEED_LOCKED");
+            let len = (of - 1) * page();
+            pieces
+                .advise_by_number(first + page(), len, MADV_DONTNEED_LOCKED)
+                .expect("MADV_DONTNEED_LOCKED");
         }
         // What is whole yet or can be made so, until there is none: the largest first.
         for size in sizes.iter().rev() {
@@ -114,12 +114,6 @@ impl Fragments {
             _settings: settings,
         }
     }
-}
-
-/// Locks it, which changes nothing about what it holds.
-fn lock(map: &Map) {
-    // SAFETY: the range belongs to `map`.
-    unsafe { rustix::mm::mlock(map.at(0).cast(), map.len()) }.expect("mlock");
 }
 
 /// The file that has the kernel use folios of `size` KiB for anonymous memory.

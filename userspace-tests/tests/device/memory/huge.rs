@@ -17,7 +17,6 @@ use io_uring::{opcode, types::Fd};
 use rustix::{
     fs::OFlags,
     io::{self, Errno},
-    mm::{mlock, munlock},
     pipe::{SpliceFlags, pipe, vmsplice},
     process::Signal,
     thread::futex,
@@ -620,8 +619,7 @@ fn populated_memory_takes_no_fault() {
                     view.map.advise(advice).expect(way);
                 }
                 if lock {
-                    // SAFETY: locking changes nothing about what the memory holds.
-                    unsafe { mlock(view.map.at(0).cast(), view.map.len()) }.expect(way);
+                    view.map.lock().expect(way);
                 }
                 assert!(view.map.frames().iter().all(Option::is_some), "{way}");
                 let loads = minor_faults(|| view.map.load_pages());
@@ -631,8 +629,7 @@ fn populated_memory_takes_no_fault() {
                     assert_eq!(stores, 0, "{way}, {flags:?}: stores");
                 }
                 if lock {
-                    // SAFETY: as above.
-                    unsafe { munlock(view.map.at(0).cast(), view.map.len()) }.expect(way);
+                    view.map.unlock().expect(way);
                 }
                 view.check();
             }

@@ -3,4 +3,5 @@
 
 pub mod hostile;
 pub mod model;
+mod operation;
 pub mod storm;

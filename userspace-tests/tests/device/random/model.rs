@@ -14,6 +14,7 @@ use proptest::{
 use rust_mmapdev::{Access, Sharing};
 use rustix::io::Errno;
 
+use super::operation::{Advice, Protection};
 use crate::{
     harness::{long, seed, tests},
     support::{
@@ -56,31 +57,6 @@ fn places_for(pages: usize) -> usize {
     2 * pages + 16
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protection {
-    None,
-    Read,
-    ReadWrite,
-    Exec,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Advice {
-    DontNeed,
-    PopulateRead,
-    PopulateWrite,
-    GuardInstall,
-    GuardRemove,
-    DontFork,
-    DoFork,
-    /// One that is not for locked memory, and changes nothing that can be seen.
-    Unlocked(i32),
-    /// One that only changes flags.
-    Flags(i32),
-    /// One that may fail for reasons of the kernel's own. The bytes stay in any case.
-    Attempt(i32),
-}
-
 /// A run of places: `count` of them from `first` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places {
@@ -99,6 +75,21 @@ impl Places {
 
     fn meets(self, other: Places) -> bool {
         self.first < other.end() && other.first < self.end()
+    }
+}
+
+/// `len` bytes of memory, from `offset` in a place on.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    pub place: usize,
+    pub offset: usize,
+    pub len: usize,
+}
+
+impl Span {
+    /// How far it is from the first place of all.
+    fn at(self) -> usize {
+        self.place * page() + self.offset
     }
 }
 
@@ -189,29 +180,12 @@ pub enum Call {
         write: bool,
     },
     /// By instructions of the process's own.
-    Load {
-        place: usize,
-        offset: usize,
-        len: usize,
-    },
-    Store {
-        place: usize,
-        offset: usize,
-        len: usize,
-        seed: u8,
-    },
+    Load(Span),
+    /// Of bytes by their seed.
+    Store(Span, u8),
     /// By a system call that is given the address.
-    CopyOut {
-        place: usize,
-        offset: usize,
-        len: usize,
-    },
-    CopyIn {
-        place: usize,
-        offset: usize,
-        len: usize,
-        seed: u8,
-    },
+    CopyOut(Span),
+    CopyIn(Span, u8),
     /// The child is process `child`.
     Fork {
         child: usize,
@@ -329,7 +303,14 @@ fn call(pages: usize) -> impl Strategy<Value = Call> {
     let most = TRANSFER.min(pages + 1) * page();
     let len = move || prop_oneof![4 => 0..100_usize, 4 => 0..=2 * page(), 1 => 0..=most];
     // In a page, or from one to the next, or over many.
-    let span = move || (0..page(), prop_oneof![8 => 1..=page(), 1 => 1..=most]);
+    let span = move || {
+        let len = prop_oneof![8 => 1..=page(), 1 => 1..=most];
+        (0..places_for(pages), 0..page(), len).prop_map(|(place, offset, len)| Span {
+            place,
+            offset,
+            len,
+        })
+    };
     let seed = any::<u8>;
     let files = prop_oneof![
         3 => mode().prop_map(Call::Open),
@@ -367,15 +348,11 @@ fn call(pages: usize) -> impl Strategy<Value = Call> {
         1 => places().prop_map(Call::Unlock),
     ];
     let accesses = prop_oneof![
-        3 => (place.clone(), write).prop_map(|(place, write)| Call::Touch { place, write }),
-        6 => (place.clone(), span())
-            .prop_map(|(place, (offset, len))| Call::Load { place, offset, len }),
-        10 => (place.clone(), span(), seed())
-            .prop_map(|(place, (offset, len), seed)| Call::Store { place, offset, len, seed }),
-        2 => (place.clone(), span())
-            .prop_map(|(place, (offset, len))| Call::CopyOut { place, offset, len }),
-        3 => (place, span(), seed())
-            .prop_map(|(place, (offset, len), seed)| Call::CopyIn { place, offset, len, seed }),
+        3 => (place, write).prop_map(|(place, write)| Call::Touch { place, write }),
+        6 => span().prop_map(Call::Load),
+        10 => (span(), seed()).prop_map(|(span, seed)| Call::Store(span, seed)),
+        2 => span().prop_map(Call::CopyOut),
+        3 => (span(), seed()).prop_map(|(span, seed)| Call::CopyIn(span, seed)),
     ];
     prop_oneof![
         15 => files,

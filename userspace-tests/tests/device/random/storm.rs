@@ -12,7 +12,10 @@ mod worker;
 use std::{
     any::Any,
     fs,
+    mem::replace,
     ops::Range,
+    os::unix::process::ExitStatusExt,
+    process::ExitStatus,
     sync::atomic::Ordering::SeqCst,
     thread,
     time::{Duration, Instant},
@@ -22,10 +25,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use rustix::{
     fs::OFlags,
     io::Errno,
-    process::{
-        Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, nice,
-        set_child_subreaper, wait,
-    },
+    process::{Signal, getpid, getppid, kill_process, nice, set_child_subreaper},
 };
 
 use crate::{
@@ -38,7 +38,7 @@ use crate::{
         module::{self, initial, references},
         open, pread,
         proc::{available, meminfo, nobodys_pages, vmstat},
-        process::{end, try_fork},
+        process::{Child, any_end, end, try_spawn},
         pwrite,
         sysctl::Sysctl,
         touch::catch_signals,
@@ -67,7 +67,7 @@ const REPLUG: Duration = Duration::from_secs(3);
 const SYSCTL: Duration = Duration::from_millis(250);
 const OFFLINE: u32 = 32;
 /// How long after the end of a process that wants all memory there is the next one.
-const HOG: Duration = Duration::from_secs(5);
+const PRESSURE: Duration = Duration::from_secs(5);
 /// How much nicer this process is than those of the storm, which are many.
 const AHEAD: i32 = -10;
 /// After how long it says which workers have not come to an end. The test's time limit ends them.
@@ -121,9 +121,9 @@ struct Storm {
     reported: Instant,
     /// Storms so far, with the present one.
     number: u64,
-    processes: [Option<Pid>; PROCESSES],
+    processes: [Option<Child<()>>; PROCESSES],
     /// The process that wants all memory; otherwise when the last one ended.
-    hog: Result<Pid, Instant>,
+    pressure: Result<Child<()>, Instant>,
     /// Processes that were killed, loads and unloads that were refused, CPUs that went and came.
     killed: u64,
     refused: u64,
@@ -144,8 +144,8 @@ impl Storm {
             start: now,
             reported: now,
             number: 0,
-            processes: [None; PROCESSES],
-            hog: Err(now),
+            processes: [const { None }; PROCESSES],
+            pressure: Err(now),
             killed: 0,
             refused: 0,
             replugged: 0,
@@ -197,7 +197,7 @@ impl Storm {
                 self.change_sysctl();
                 changed = Instant::now();
             }
-            self.start_memory_hog();
+            self.start_memory_pressure();
             self.report();
             self.reap();
             thread::sleep(TURN);
@@ -218,7 +218,7 @@ impl Storm {
             })
             .collect();
         let oracle = self.oracle;
-        let pid = self.fork(|| {
+        let child = self.fork(|| {
             let common = &shared(open(OFlags::RDWR), oracle.pages);
             self.cgroup.enter();
             thread::scope(|scope| {
@@ -231,8 +231,9 @@ impl Storm {
                 }
             });
         });
-        self.processes[process] = Some(pid);
-        self.oracle.common().pids[process].store(pid.as_raw_nonzero().get(), SeqCst);
+        let pid = child.pid.as_raw_nonzero().get();
+        self.processes[process] = Some(child);
+        self.oracle.common().pids[process].store(pid, SeqCst);
     }
 
     /// insmod and rmmod must be refused.
@@ -260,16 +261,17 @@ impl Storm {
     }
 
     /// Takes all memory of the VM now and then, in a long run: it takes a while.
-    fn start_memory_hog(&mut self) {
-        if duration().is_some() && self.hog.is_err_and(|ended| ended.elapsed() >= HOG) {
-            self.hog = Ok(self.fork(|| want_all_memory()));
+    fn start_memory_pressure(&mut self) {
+        let is_due = |ended: &Instant| ended.elapsed() >= PRESSURE;
+        if duration().is_some() && self.pressure.as_ref().is_err_and(is_due) {
+            self.pressure = Ok(self.fork(|| want_all_memory()));
         }
     }
 
     /// Takes note of the processes that have ended. Whether any are left.
     fn reap(&mut self) -> bool {
         loop {
-            let (pid, status) = match wait(WaitOptions::NOHANG) {
+            let (pid, status) = match any_end() {
                 Ok(Some(ended)) => ended,
                 Ok(None) => return true,
                 Err(err) => {
@@ -277,18 +279,22 @@ impl Storm {
                     return false;
                 }
             };
-            let by_kill = status.terminating_signal() == Some(Signal::KILL.as_raw());
+            let by_kill = status.signal() == Some(libc::SIGKILL);
             self.killed += u64::from(by_kill);
-            if self.hog == Ok(pid) {
-                self.hog = Err(Instant::now());
+            let is_it = |child: &Child<()>| child.pid == pid;
+            if self.pressure.as_ref().is_ok_and(is_it) {
+                let ended = replace(&mut self.pressure, Err(Instant::now()));
+                ended.expect("it is that one").reaped();
             }
             // Otherwise it may be the guest of a worker that was killed.
-            let process = self.processes.iter().position(|of| *of == Some(pid));
-            if !by_kill && status.exit_status() != Some(0) {
+            let mut processes = self.processes.iter();
+            let process = processes.position(|child| child.as_ref().is_some_and(is_it));
+            if !by_kill && !status.success() {
                 self.fail(process, status);
             }
             if let Some(process) = process {
-                self.processes[process] = None;
+                let ended = self.processes[process].take();
+                ended.expect("it is that one").reaped();
                 self.oracle.common().pids[process].store(0, SeqCst);
                 for slot in slots(process) {
                     self.oracle.is_gone(slot);
@@ -297,13 +303,10 @@ impl Storm {
         }
     }
 
-    fn fail(&self, process: Option<usize>, status: WaitStatus) -> ! {
+    fn fail(&self, process: Option<usize>, status: ExitStatus) -> ! {
         let who = process.map_or("a worker's guest".into(), |process| self.who(process));
-        let how = match status.terminating_signal() {
-            Some(signal) => format!("was killed by signal {signal}"),
-            None => "has failed, as it says above".into(),
-        };
-        panic!("{who} {how}\n{}", self.describe());
+        // Why it has failed, if it has, it says above.
+        panic!("{who} ended with {status}\n{}", self.describe());
     }
 
     fn who(&self, process: usize) -> String {
@@ -316,8 +319,9 @@ impl Storm {
     fn end(&mut self) {
         let start = Instant::now();
         self.oracle.common().stop.store(1, SeqCst);
-        for pid in self.processes.iter().step_by(2).flatten().chain(&self.hog) {
-            let _ = kill_process(*pid, Signal::KILL);
+        let half = self.processes.iter().step_by(2).flatten();
+        for child in half.chain(&self.pressure) {
+            let _ = kill_process(child.pid, Signal::KILL);
         }
         let mut is_late = false;
         while self.reap() {
@@ -409,17 +413,14 @@ impl Storm {
     }
 
     /// A process of the storm's.
-    fn fork(&self, body: impl FnOnce()) -> Pid {
-        match try_fork().expect("fork") {
-            None => {
-                end_with_panics(self.oracle);
-                nice(-AHEAD).expect("nice");
-                set_oom_score_adj(0);
-                body();
-                end(0)
-            }
-            Some(pid) => pid,
-        }
+    fn fork(&self, body: impl FnOnce()) -> Child<()> {
+        let child = try_spawn(|| {
+            end_with_panics(self.oracle);
+            nice(-AHEAD).expect("nice");
+            set_oom_score_adj(0);
+            body();
+        });
+        child.expect("fork")
     }
 }
 

@@ -10,12 +10,18 @@ pub mod module;
 pub mod proc;
 pub mod process;
 pub mod seccomp;
+pub mod shared;
 pub mod signal;
 pub mod sysctl;
 pub mod touch;
 
-use std::{fmt::Debug, fs::File, os::fd::OwnedFd};
+use std::{
+    fmt::Debug,
+    fs::File,
+    os::fd::{AsRawFd, OwnedFd},
+};
 
+pub use mapping::system_call;
 use rust_mmapdev::Device;
 use rustix::{
     fs::{MemfdFlags, Mode, OFlags, memfd_create},
@@ -31,12 +37,10 @@ pub fn errno<T: Debug>(result: io::Result<T>) -> Errno {
     }
 }
 
-/// The result of a call through libc: -1 stands for errno.
-pub fn system_call<T: TryInto<usize>>(result: T) -> io::Result<usize> {
-    result.try_into().map_err(|_| {
-        let error = std::io::Error::last_os_error();
-        Errno::from_io_error(&error).expect("an error of the system")
-    })
+/// ioctl(2), of which the argument is such that the kernel may write an answer there, or can't.
+pub fn ioctl(fd: &impl AsRawFd, request: u32, argument: *mut u8) -> io::Result<usize> {
+    // SAFETY: as the caller says.
+    system_call(unsafe { libc::ioctl(fd.as_raw_fd(), request.into(), argument) })
 }
 
 /// The device, opened with any flags.

@@ -5,20 +5,29 @@ use std::{
     fs::File,
     io::{IoSlice, IoSliceMut, Write},
     mem::MaybeUninit,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::{net::UnixStream, process::ExitStatusExt},
+    },
     panic::{AssertUnwindSafe, catch_unwind},
-    process::{Command, Output, Stdio},
+    process::{Command, ExitStatus, Output, Stdio},
     ptr,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     fs::{MemfdFlags, OFlags, memfd_create},
-    io,
+    io::{self, Errno},
     net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
     },
-    process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid},
+    process::{
+        Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, wait, waitpid,
+    },
+    time::Timespec,
 };
 
 use super::{
@@ -32,14 +41,8 @@ pub struct Link(OwnedFd);
 
 impl Link {
     fn pair() -> (Self, Self) {
-        let (a, b) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .expect("socketpair");
-        (Self(a), Self(b))
+        let (a, b) = UnixStream::pair().expect("socketpair");
+        (Self(a.into()), Self(b.into()))
     }
 
     /// The end that a role is given as its standard input.
@@ -112,9 +115,10 @@ pub fn passed(socket: impl AsFd) -> OwnedFd {
 }
 
 /// A process of the test's, killed and waited for when dropped.
-pub struct Child {
+#[derive(Debug)]
+pub struct Child<L = Link> {
     pub pid: Pid,
-    pub link: Link,
+    pub link: L,
     ended: bool,
 }
 
@@ -132,21 +136,65 @@ pub fn end(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// What a child does, and how it ends.
+fn run(body: impl FnOnce()) -> ! {
+    let result = catch_unwind(AssertUnwindSafe(body));
+    end(if result.is_ok() { 0 } else { 101 })
+}
+
 /// Forks; the child runs `body` and ends with it.
 pub fn fork(body: impl FnOnce(&Link)) -> Child {
     let (ours, theirs) = Link::pair();
     match try_fork().expect("fork") {
         None => {
             drop(ours);
-            let result = catch_unwind(AssertUnwindSafe(|| body(&theirs)));
-            end(if result.is_ok() { 0 } else { 101 })
+            run(|| body(&theirs))
         }
-        Some(pid) => Child {
-            pid,
-            link: ours,
-            ended: false,
-        },
+        Some(pid) => Child::new(pid, ours),
     }
+}
+
+/// The same without a link, where memory may have run out.
+pub fn try_spawn(body: impl FnOnce()) -> io::Result<Child<()>> {
+    match try_fork()? {
+        None => run(body),
+        Some(pid) => Ok(Child::new(pid, ())),
+    }
+}
+
+fn exit_status(status: WaitStatus) -> ExitStatus {
+    ExitStatus::from_raw(status.as_raw())
+}
+
+/// One of this process's children that has ended, and how; also one that was handed to it. ECHILD
+/// when there are none.
+pub fn any_end() -> io::Result<Option<(Pid, ExitStatus)>> {
+    let ended = wait(WaitOptions::NOHANG)?;
+    Ok(ended.map(|(pid, status)| (pid, exit_status(status))))
+}
+
+/// Waits for all of this process's children, also those that were handed to it.
+pub fn all_end_within(limit: Duration) -> bool {
+    let start = Instant::now();
+    loop {
+        match any_end() {
+            Ok(Some(_)) => {}
+            Ok(None) if start.elapsed() > limit => return false,
+            Ok(None) => sleep(Duration::from_millis(1)),
+            Err(err) => {
+                assert_eq!(err, Errno::CHILD, "wait");
+                return true;
+            }
+        }
+    }
+}
+
+/// Whether a process ends in time. It still is to be waited for.
+pub fn ends_within(pid: Pid, limit: Duration) -> io::Result<bool> {
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+    let limit = Timespec::try_from(limit).expect("a time limit fits");
+    Ok(poll(&mut fds, Some(&limit))? > 0)
 }
 
 /// Every program that a test starts as an unrelated process.
@@ -175,28 +223,39 @@ pub fn start_linked(mut command: Command) -> Child {
         .stdin(theirs.0)
         .spawn()
         .unwrap_or_else(|err| panic!("start {command:?}: {err}"));
-    Child {
-        pid: Pid::from_child(&child),
-        link: ours,
-        ended: false,
-    }
+    Child::new(Pid::from_child(&child), ours)
 }
 
-impl Child {
+impl<L> Child<L> {
+    /// A child that nobody else waits for.
+    pub fn new(pid: Pid, link: L) -> Self {
+        Self {
+            pid,
+            link,
+            ended: false,
+        }
+    }
+
     /// Waits for the end, however it comes.
-    pub fn wait(mut self) -> WaitStatus {
-        self.reap()
+    pub fn wait(mut self) -> ExitStatus {
+        self.reap(WaitOptions::empty()).expect("an end")
+    }
+
+    /// How it has ended, if it has.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.reap(WaitOptions::NOHANG)
+    }
+
+    /// Drops one that [`any_end`] has waited for.
+    pub fn reaped(mut self) {
+        self.ended = true;
     }
 
     /// Waits for a good end.
     #[track_caller]
     pub fn join(self) {
         let status = self.wait();
-        assert_eq!(
-            status.exit_status(),
-            Some(0),
-            "the other process ended with {status:?}"
-        );
+        assert!(status.success(), "the other process ended with {status}");
     }
 
     /// Waits for an end by `signal`.
@@ -204,9 +263,9 @@ impl Child {
     pub fn dies_of(self, signal: Signal) {
         let status = self.wait();
         assert_eq!(
-            status.terminating_signal(),
+            status.signal(),
             Some(signal.as_raw()),
-            "the other process must die of {signal:?}, ended with {status:?}"
+            "the other process must die of {signal:?}, ended with {status}"
         );
     }
 
@@ -216,20 +275,18 @@ impl Child {
         self.dies_of(Signal::KILL);
     }
 
-    fn reap(&mut self) -> WaitStatus {
+    fn reap(&mut self, options: WaitOptions) -> Option<ExitStatus> {
+        let (_, status) = waitpid(Some(self.pid), options).expect("waitpid")?;
         self.ended = true;
-        let (_, status) = waitpid(Some(self.pid), WaitOptions::empty())
-            .expect("waitpid")
-            .expect("an end");
-        status
+        Some(exit_status(status))
     }
 }
 
-impl Drop for Child {
+impl<L> Drop for Child<L> {
     fn drop(&mut self) {
         if !self.ended {
             let _ = kill_process(self.pid, Signal::KILL);
-            self.reap();
+            self.reap(WaitOptions::empty());
         }
     }
 }

@@ -50,7 +50,7 @@ pub fn assert_signal(signal: i32, address: *mut u8, code: i32, access: impl FnOn
         handle(signal, on_signal);
         access(address);
     });
-    assert_eq!(child.wait().exit_status(), Some(code));
+    assert_eq!(child.wait().code(), Some(code));
 }
 
 pub fn load(address: *mut u8) {

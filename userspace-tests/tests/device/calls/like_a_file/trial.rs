@@ -740,9 +740,7 @@ impl Trial {
             .read_to_string(&mut lines)
             .expect("a report");
         self.seen.extend(lines.lines().map(Seen::of_line));
-        let status = child.wait();
-        let end = (status.exit_status(), status.terminating_signal());
-        self.see("the child's end", format!("{end:?}"));
+        self.see("the child's end", child.wait());
     }
 }
 

@@ -4,8 +4,9 @@
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
+use super::super::operation::Advice;
 use crate::support::{
-    memory::{COLLAPSE, GUARD_INSTALL, GUARD_REMOVE, SOFT_OFFLINE, page, table},
+    memory::{COLLAPSE, SOFT_OFFLINE, page, table},
     sysctl::Sysctl,
 };
 
@@ -671,15 +672,20 @@ fn open_flags(u: &mut Unstructured) -> Result<Word> {
 /// Any advice but MADV_HWPOISON, which takes bytes away.
 fn advice(u: &mut Unstructured) -> Result<Word> {
     if u.ratio(1, 2)? {
-        // DONTNEED, POPULATE_READ, POPULATE_WRITE
-        return one_of(u, &[4, 4, 22, 23]);
+        let usual = [
+            Advice::DontNeed,
+            Advice::DontNeed,
+            Advice::PopulateRead,
+            Advice::PopulateWrite,
+        ];
+        return one_of(u, &usual.map(|advice| advice.number() as Word));
     }
     Ok(match u.int_in_range(0..=63)? {
         // A page that this has emptied is lost to the VM.
         0 => SOFT_OFFLINE as Word,
         1..=8 => COLLAPSE as Word,
-        9..=16 => GUARD_INSTALL as Word,
-        17..=24 => GUARD_REMOVE as Word,
+        9..=16 => Advice::GuardInstall.number() as Word,
+        17..=24 => Advice::GuardRemove.number() as Word,
         _ => u.int_in_range(0..=26)?,
     })
 }

@@ -5,15 +5,13 @@
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader},
-    os::fd::AsRawFd,
+    ptr,
     sync::atomic::Ordering::Relaxed,
 };
 
-use rustix::io;
-
 use crate::support::{
+    ioctl,
     memory::{self, Map, RW, SHARED},
-    system_call,
 };
 
 const DEVICE: &str = "/sys/kernel/debug/kcov";
@@ -21,8 +19,8 @@ const DEVICE: &str = "/sys/kernel/debug/kcov";
 const ENTRIES: usize = 1 << 17;
 
 // From <linux/kcov.h>.
-const KCOV_INIT_TRACE: u64 = 0x8008_6301;
-const KCOV_ENABLE: u64 = 0x6364;
+const KCOV_INIT_TRACE: u32 = 0x8008_6301;
+const KCOV_ENABLE: u32 = 0x6364;
 const KCOV_TRACE_PC: usize = 0;
 
 /// A recorder for one thread at a time.
@@ -36,14 +34,16 @@ impl Kcov {
     /// None where the kernel has no KCOV.
     pub fn new() -> Option<Self> {
         let file = File::options().read(true).write(true).open(DEVICE).ok()?;
-        ioctl(&file, KCOV_INIT_TRACE, ENTRIES).expect("KCOV_INIT_TRACE");
+        let entries = ptr::without_provenance_mut(ENTRIES);
+        ioctl(&file, KCOV_INIT_TRACE, entries).expect("KCOV_INIT_TRACE");
         let area = memory::mmap(&file, 0, ENTRIES * 8, RW, SHARED).expect("mmap of kcov");
         Some(Self { file, area })
     }
 
     /// Records what the calling thread does until it ends. It may be a child's.
     pub fn record(&self) {
-        ioctl(&self.file, KCOV_ENABLE, KCOV_TRACE_PC).expect("KCOV_ENABLE");
+        let trace_pc = ptr::without_provenance_mut(KCOV_TRACE_PC);
+        ioctl(&self.file, KCOV_ENABLE, trace_pc).expect("KCOV_ENABLE");
     }
 
     /// Forgets what was recorded.
@@ -64,11 +64,6 @@ impl Kcov {
             .map(|word| u64::from_ne_bytes(word.expect("8 bytes")))
             .collect()
     }
-}
-
-fn ioctl(file: &File, request: u64, argument: usize) -> io::Result<usize> {
-    // SAFETY: these requests take numbers.
-    system_call(unsafe { libc::ioctl(file.as_raw_fd(), request, argument) })
 }
 
 /// What to subtract from a place that was recorded for the offset in the module's code of the call

@@ -2,19 +2,12 @@
 //! Runs programs in a process of their own, and finds fault with how they end.
 
 use std::{
-    os::fd::AsFd,
-    sync::atomic::{AtomicU32, Ordering::SeqCst},
+    sync::atomic::{AtomicU8, AtomicU32, Ordering::SeqCst},
+    time::Duration,
 };
 
 use rust_mmapdev::Device;
-use rustix::{
-    event::{PollFd, PollFlags, poll},
-    fs::Timespec,
-    process::{
-        PidfdFlags, Resource, Rlimit, Signal, WaitOptions, kill_process_group, pidfd_open, setpgid,
-        setrlimit, wait, waitpid,
-    },
-};
+use rustix::process::{Resource, Rlimit, Signal, kill_process_group, setpgid, setrlimit};
 
 use tools::complaint;
 
@@ -25,9 +18,9 @@ use super::{
     layout::{self, Layout},
 };
 use crate::support::{
-    memory::{self, Map, RW, SHARED},
     module::{Log, references},
-    process::{end, try_fork},
+    process::{all_end_within, ends_within, try_spawn},
+    shared::{Shared, Zeroed},
     touch,
 };
 
@@ -36,54 +29,30 @@ pub const CALLS: usize = 24;
 /// Programs that one process runs: most of the time goes to making and ending processes.
 pub const BATCH: usize = 16;
 /// How long a process may take. A second is usual, on the debug kernel.
-const LIMIT: Timespec = Timespec {
-    tv_sec: 120,
-    tv_nsec: 0,
-};
+const LIMIT: Duration = Duration::from_secs(120);
 
 pub type Program = Vec<Step>;
 
-/// Where the process leaves word, in memory that its parent shares.
-struct Report(Map);
+/// Where the process leaves word for its parent.
+struct Report {
+    /// The program and the call that are being made.
+    program: AtomicU32,
+    call: AtomicU32,
+    /// Of each call its error, or whether there was anything; 0 is for a call that was not made.
+    outcomes: [[AtomicU32; CALLS]; BATCH],
+    /// How far the recorders were when a program had ended.
+    marks: [[AtomicU32; 2]; BATCH],
+    complaint: [AtomicU8; 4096],
+}
+
+// SAFETY: it has atomics only.
+unsafe impl Zeroed for Report {}
 
 impl Report {
-    // Numbers that say where the process is, and one for each call.
-    const PROGRAM: usize = 0;
-    const CALL: usize = 1;
-    const COMPLAINT_LEN: usize = 2;
-    const OUTCOMES: usize = 3;
-    /// How far the recorders were when a program had ended.
-    const MARKS: usize = Self::OUTCOMES + BATCH * CALLS;
-    const COMPLAINT: usize = (Self::MARKS + 2 * BATCH) * 4;
-
-    fn new() -> Self {
-        Self(memory::anonymous(2, RW, SHARED))
-    }
-
-    fn word(&self, index: usize) -> &AtomicU32 {
-        self.0.u32(index * 4)
-    }
-
-    fn clear(&self) {
-        for i in 0..Self::COMPLAINT / 4 {
-            self.word(i).store(0, SeqCst);
-        }
-    }
-
     /// Says what is being done.
     fn at(&self, program: usize, call: usize) {
-        self.word(Self::PROGRAM).store(program as u32, SeqCst);
-        self.word(Self::CALL).store(call as u32, SeqCst);
-    }
-
-    fn place(&self) -> (usize, usize) {
-        let word = |index| self.word(index).load(SeqCst) as usize;
-        (word(Self::PROGRAM), word(Self::CALL))
-    }
-
-    /// A call's error, or whether there was anything; 0 is for a call that was not made.
-    fn outcome(&self, program: usize, call: usize) -> &AtomicU32 {
-        self.word(Self::OUTCOMES + program * CALLS + call)
+        self.program.store(program as u32, SeqCst);
+        self.call.store(call as u32, SeqCst);
     }
 
     fn note(&self, program: usize, call: usize, outcome: Outcome) {
@@ -91,25 +60,19 @@ impl Report {
             Ok(value) => 1 + u32::from(value > 0),
             Err(errno) => 2 + errno.raw_os_error() as u32,
         };
-        self.outcome(program, call).store(word, SeqCst);
-    }
-
-    fn mark(&self, program: usize, recorder: usize) -> &AtomicU32 {
-        self.word(Self::MARKS + program * 2 + recorder)
+        self.outcomes[program][call].store(word, SeqCst);
     }
 
     fn complain(&self, why: &str) {
-        let room = self.0.len() - Self::COMPLAINT;
-        let bytes = &why.as_bytes()[..why.len().min(room)];
-        self.0.write(Self::COMPLAINT, bytes);
-        self.word(Self::COMPLAINT_LEN)
-            .store(bytes.len() as u32, SeqCst);
+        for (to, byte) in self.complaint.iter().zip(why.bytes()) {
+            to.store(byte, SeqCst);
+        }
     }
 
     fn complaint(&self) -> Option<String> {
-        let len = self.word(Self::COMPLAINT_LEN).load(SeqCst) as usize;
-        let text = self.0.read(Self::COMPLAINT, len);
-        (len > 0).then(|| String::from_utf8_lossy(&text).into_owned())
+        let bytes = self.complaint.iter().map(|byte| byte.load(SeqCst));
+        let text: Vec<u8> = bytes.take_while(|&byte| byte != 0).collect();
+        (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
     }
 }
 
@@ -133,7 +96,6 @@ pub struct Trace {
 pub struct Runner {
     /// For the process's two threads.
     pub recorders: Option<[Kcov; 2]>,
-    report: Report,
     log: Log,
 }
 
@@ -142,7 +104,6 @@ impl Runner {
         layout::set_up();
         Self {
             recorders: Kcov::new().zip(Kcov::new()).map(<[Kcov; 2]>::from),
-            report: Report::new(),
             log: Log::from_now(),
         }
     }
@@ -155,24 +116,19 @@ impl Runner {
         programs: &[Program],
     ) -> Result<Vec<Trace>, Finding> {
         let before = references();
-        self.report.clear();
+        let report = Shared::<Report>::new();
         for recorder in self.recorders.iter().flatten() {
             recorder.clear();
         }
-        let Some(pid) = try_fork().expect("fork") else {
-            self.child(device, layout, programs)
-        };
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("pidfd_open");
-        let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-        let ended = poll(&mut fds, Some(&LIMIT)).expect("poll") > 0;
+        let child = try_spawn(|| self.child(&report, device, layout, programs)).expect("fork");
+        let ended = ends_within(child.pid, LIMIT).expect("pidfd");
         // Fails when nothing of the group is left, which is usual.
-        let _ = kill_process_group(pid, Signal::KILL);
-        let (_, status) = waitpid(Some(pid), WaitOptions::empty())
-            .expect("waitpid")
-            .expect("an end");
-        while wait(WaitOptions::empty()).is_ok() {}
+        let _ = kill_process_group(child.pid, Signal::KILL);
+        let status = child.wait();
+        let all_ended = all_end_within(LIMIT);
 
-        let (program, call) = self.report.place();
+        let at = |place: &AtomicU32| place.load(SeqCst) as usize;
+        let (program, call) = (at(&report.program), at(&report.call));
         let finding = |why, fatal| {
             Err(Finding {
                 why,
@@ -183,16 +139,16 @@ impl Runner {
         if let Err(why) = self.kernel_is_content() {
             return finding(why, true);
         }
-        if let Some(why) = self.report.complaint() {
+        if let Some(why) = report.complaint() {
             let fatal = why.starts_with(KERNEL);
             return finding(format!("call {call}: {why}"), fatal);
         }
-        if !ended {
+        if !ended || !all_ended {
             return finding(format!("call {call} does not end"), false);
         }
-        if status.exit_status() != Some(0) {
+        if !status.success() {
             return finding(
-                format!("call {call}: the process ends with {status:?}"),
+                format!("call {call}: the process ended with {status}"),
                 false,
             );
         }
@@ -204,7 +160,7 @@ impl Runner {
                 fatal: false,
             });
         }
-        Ok(self.traces(programs))
+        Ok(self.traces(&report, programs))
     }
 
     fn kernel_is_content(&self) -> Result<(), String> {
@@ -220,7 +176,7 @@ impl Runner {
         }
     }
 
-    fn traces(&self, programs: &[Program]) -> Vec<Trace> {
+    fn traces(&self, report: &Report, programs: &[Program]) -> Vec<Trace> {
         let recorded = self.recorders.iter().flatten().map(Kcov::recorded);
         let recorded: Vec<Vec<u64>> = recorded.collect();
         let part = |program: usize, recorder: usize| {
@@ -228,22 +184,23 @@ impl Runner {
                 return vec![];
             };
             let mark = |i: usize| {
-                let mark = self.report.mark(i, recorder).load(SeqCst) as usize;
+                let mark = report.marks[i][recorder].load(SeqCst) as usize;
                 mark.min(places.len())
             };
             let start = if program == 0 { 0 } else { mark(program - 1) };
             places[start..mark(program)].to_vec()
         };
         let trace = |(i, program): (usize, &Program)| Trace {
-            outcomes: (0..program.len())
-                .map(|call| self.report.outcome(i, call).load(SeqCst))
+            outcomes: report.outcomes[i][..program.len()]
+                .iter()
+                .map(|outcome| outcome.load(SeqCst))
                 .collect(),
             places: [part(i, 0), part(i, 1)],
         };
         programs.iter().enumerate().map(trace).collect()
     }
 
-    fn child(&self, device: &Device, layout: Layout, programs: &[Program]) -> ! {
+    fn child(&self, report: &Report, device: &Device, layout: Layout, programs: &[Program]) {
         setpgid(None, None).expect("setpgid");
         // No program is to take the memory of the others, besides the addresses that it has.
         let limit = Some(layout::arena_len() as u64 + (224 << 20));
@@ -261,16 +218,15 @@ impl Runner {
             recorder.record();
         }
         for (i, program) in programs.iter().enumerate() {
-            if let Err(why) = self.run_here(device, layout, i, program) {
-                self.report.complain(&why);
-                break;
+            if let Err(why) = self.run_here(report, device, layout, i, program) {
+                return report.complain(&why);
             }
         }
-        end(0)
     }
 
     fn run_here(
         &self,
+        report: &Report,
         device: &Device,
         layout: Layout,
         number: usize,
@@ -279,16 +235,14 @@ impl Runner {
         let other = self.recorders.as_ref().map(|[_, other]| other);
         let mut caller = Caller::new(device, layout, other);
         for (i, &step) in program.iter().enumerate() {
-            self.report.at(number, i);
+            report.at(number, i);
             let outcome = caller.make(step)?;
-            self.report.note(number, i, outcome);
+            report.note(number, i, outcome);
         }
         caller.finish()?;
         layout::reset();
         for (i, recorder) in self.recorders.iter().flatten().enumerate() {
-            self.report
-                .mark(number, i)
-                .store(recorder.count() as u32, SeqCst);
+            report.marks[number][i].store(recorder.count() as u32, SeqCst);
         }
         self.kernel_is_content()
     }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The model: what the calls are to come to, in plain memory.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, ops::Range, rc::Rc};
 
 use rust_mmapdev::{Access, Sharing};
 use rustix::{io::Errno, process::Signal};
 
 use super::{
-    Advice, Call, DESCRIPTORS, Outcome, PROCESSES, Places, Protection, TRANSFER, Target, bytes,
-    places_for,
+    super::operation::{Advice, Mapping, Protection},
+    Call, DESCRIPTORS, Outcome, PROCESSES, Places, Span, TRANSFER, Target, bytes, places_for,
 };
 use crate::support::memory::{SOFT_OFFLINE, page};
 
@@ -26,29 +26,15 @@ struct Mapped {
     vma: usize,
     /// None past the end, where a mapping has grown to.
     page: Option<usize>,
-    sharing: Sharing,
-    protection: Protection,
-    /// VM_MAYWRITE: what mprotect may allow.
-    may_write: bool,
-    dont_fork: bool,
-    locked: bool,
-    guard: bool,
+    state: Mapping,
     copy: Option<Rc<Vec<u8>>>,
 }
 
 impl Mapped {
-    fn allows(&self, write: bool) -> bool {
-        match self.protection {
-            Protection::ReadWrite => true,
-            Protection::Read => !write,
-            _ => false,
-        }
-    }
-
     /// What an access comes to.
     fn signal(&self, write: bool) -> Option<Signal> {
         match self.page {
-            _ if !self.allows(write) || self.guard => Some(Signal::SEGV),
+            _ if !self.state.accessible(write) => Some(Signal::SEGV),
             None => Some(Signal::BUS),
             Some(_) => None,
         }
@@ -60,16 +46,19 @@ impl Mapped {
 
     /// Brought in by a lock, it is copied.
     fn is_locked_as_copy(&self) -> bool {
-        self.locked && self.sharing == Sharing::Private && self.accessible(true)
+        self.state.locked && self.state.sharing == Sharing::Private && self.accessible(true)
     }
 
     /// The same `n` places further in a VMA, as it is when nothing has been done there yet.
     fn further(&self, n: usize, pages: usize) -> Self {
         Self {
             page: self.page.map(|page| page + n).filter(|&page| page < pages),
-            guard: false,
+            state: Mapping {
+                guarded: false,
+                ..self.state
+            },
             copy: None,
-            ..self.clone()
+            ..*self
         }
     }
 }
@@ -190,26 +179,57 @@ impl Process {
         (places.end() <= self.places.len() && !places.meets(from)).then_some(to)
     }
 
-    /// A span of bytes cut at the last byte that may be accessed.
-    fn span(&self, place: usize, offset: usize, len: usize, write: bool) -> Option<usize> {
+    /// It, from a place that is mapped on.
+    fn in_memory(&self, span: Span) -> Option<Span> {
+        let place = self.pick(span.place)?;
+        Some(Span { place, ..span })
+    }
+
+    /// It, cut at the last byte that may be accessed.
+    fn accessible(&self, span: Span, write: bool) -> Option<Span> {
         let places = Places {
-            first: place,
-            count: (offset + len).div_ceil(page()),
+            first: span.place,
+            count: (span.offset + span.len).div_ceil(page()),
         };
         let accessible = self.run(places, |mapped| mapped.accessible(write));
-        (accessible.count > 0).then(|| len.min(accessible.count * page() - offset))
+        let most = (accessible.count * page()).checked_sub(span.offset)?;
+        (most > 0).then_some(Span {
+            len: span.len.min(most),
+            ..span
+        })
+    }
+
+    /// The same, or where nothing can be accessed, what lies in the first place: a call is to fail
+    /// or to be whole.
+    fn whole(&self, span: Span, write: bool) -> Option<Span> {
+        let span = self.in_memory(span)?;
+        let in_first = Span {
+            len: span.len.min(page() - span.offset),
+            ..span
+        };
+        Some(self.accessible(span, write).unwrap_or(in_first))
     }
 }
 
-/// The parts of the `len` bytes from `offset` on that lie in one place each, and where.
-fn parts(place: usize, offset: usize, len: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    let end = offset + len;
-    let places = offset / page()..end.div_ceil(page());
-    places.map(move |i| {
-        let start = offset.max(i * page());
-        let len = end.min((i + 1) * page()) - start;
-        (place + i, start - i * page(), len)
-    })
+impl Span {
+    /// Its parts that lie in one place each.
+    fn parts(self) -> impl Iterator<Item = Span> {
+        let (start, end) = (self.offset, self.offset + self.len);
+        let places = start / page()..end.div_ceil(page());
+        places.map(move |i| {
+            let first = start.max(i * page());
+            Span {
+                place: self.place + i,
+                offset: first - i * page(),
+                len: end.min((i + 1) * page()) - first,
+            }
+        })
+    }
+
+    /// Where its bytes are in its place.
+    fn range(self) -> Range<usize> {
+        self.offset..self.offset + self.len
+    }
 }
 
 pub struct Expected {
@@ -236,14 +256,14 @@ impl Expected {
             let Some(process) = process else { continue };
             let mut place = 0;
             while place < process.places.len() {
-                let len = process
-                    .span(place, 0, TRANSFER * page(), false)
-                    .unwrap_or(0);
-                if len > 0 {
-                    let offset = 0;
-                    calls.push((i, Call::Load { place, offset, len }));
-                }
-                place += (len / page()).max(1);
+                let all = Span {
+                    place,
+                    offset: 0,
+                    len: TRANSFER * page(),
+                };
+                let span = process.accessible(all, false);
+                calls.extend(span.map(|span| (i, Call::Load(span))));
+                place += span.map_or(1, |span| span.len / page());
             }
         }
         calls
@@ -324,7 +344,7 @@ impl Expected {
                 // What is locked is copied as it becomes writable, up to the first page that can't
                 // be, in each VMA: which those are is the kernel's affair.
                 let mut mapped = process.places[places.range()].iter().flatten();
-                let is_bad = |m: &Mapped| m.locked && (m.guard || m.page.is_none());
+                let is_bad = |m: &Mapped| m.state.locked && (m.state.guarded || m.page.is_none());
                 (protection != Protection::ReadWrite || !mapped.any(is_bad))
                     .then_some(Call::Protect(places, protection))?
             }
@@ -340,49 +360,12 @@ impl Expected {
                 let place = process.pick(place)?;
                 Call::Touch { place, write }
             }
-            Call::Load { place, offset, len } => {
-                let place = process.pick(place)?;
-                let len = process.span(place, offset, len, false)?;
-                Call::Load { place, offset, len }
+            Call::Load(span) => Call::Load(process.accessible(process.in_memory(span)?, false)?),
+            Call::Store(span, seed) => {
+                Call::Store(process.accessible(process.in_memory(span)?, true)?, seed)
             }
-            Call::Store {
-                place,
-                offset,
-                len,
-                seed,
-            } => {
-                let place = process.pick(place)?;
-                let len = process.span(place, offset, len, true)?;
-                Call::Store {
-                    place,
-                    offset,
-                    len,
-                    seed,
-                }
-            }
-            // It is a failure or it is whole.
-            Call::CopyOut { place, offset, len } => {
-                let place = process.pick(place)?;
-                let span = process.span(place, offset, len, false);
-                let len = span.unwrap_or(len.min(page() - offset));
-                Call::CopyOut { place, offset, len }
-            }
-            Call::CopyIn {
-                place,
-                offset,
-                len,
-                seed,
-            } => {
-                let place = process.pick(place)?;
-                let span = process.span(place, offset, len, true);
-                let len = span.unwrap_or(len.min(page() - offset));
-                Call::CopyIn {
-                    place,
-                    offset,
-                    len,
-                    seed,
-                }
-            }
+            Call::CopyOut(span) => Call::CopyOut(process.whole(span, false)?),
+            Call::CopyIn(span, seed) => Call::CopyIn(process.whole(span, true)?, seed),
             Call::Fork { child } => self.processes[child].is_none().then_some(call)?,
             Call::Exit | Call::Kill => (alive.len() > 1).then_some(call)?,
         };
@@ -471,26 +454,14 @@ impl Expected {
                 to,
             } => {
                 let mode = file(process, fd).borrow().mode;
-                let write = protection == Protection::ReadWrite;
-                let may_write = sharing == Sharing::Private || mode == Access::ReadWrite;
-                if mode == Access::Write || write && !may_write {
-                    return Err(Errno::ACCESS);
-                }
+                let state = Mapping::new(mode, sharing, protection)?;
                 if first + count > pages {
                     return Err(Errno::NXIO);
-                }
-                if protection == Protection::Exec {
-                    return Err(Errno::PERM);
                 }
                 let one = Mapped {
                     vma: 1,
                     page: Some(first),
-                    sharing,
-                    protection,
-                    may_write,
-                    dont_fork: false,
-                    locked: false,
-                    guard: false,
+                    state,
                     copy: None,
                 };
                 let all = (0..count).map(|i| Some(one.further(i, pages)));
@@ -506,10 +477,8 @@ impl Expected {
                 process.put(to.place, moved);
                 if keep {
                     process.change(from, |mapped| {
-                        *mapped = Mapped {
-                            locked: false,
-                            ..mapped.further(0, pages)
-                        };
+                        *mapped = mapped.further(0, pages);
+                        mapped.state.locked = false;
                         Ok(())
                     })?;
                 } else {
@@ -541,7 +510,7 @@ impl Expected {
             }
             Call::Duplicate { from, count, to } => {
                 let one = process.places[from].clone().expect("it is mapped");
-                if one.sharing == Sharing::Private {
+                if one.state.sharing == Sharing::Private {
                     return Err(Errno::INVAL);
                 }
                 let all = (0..count).map(|i| Some(one.further(i, pages)));
@@ -549,17 +518,10 @@ impl Expected {
                 Ok(Outcome::Done(to.place))
             }
             Call::Protect(places, protection) => {
-                let write = protection == Protection::ReadWrite;
                 let before = process.places[places.range()].to_vec();
-                let result = process.change(places, |mapped| {
-                    if protection == Protection::Exec || write && !mapped.may_write {
-                        return Err(Errno::ACCESS);
-                    }
-                    mapped.protection = protection;
-                    Ok(())
-                });
+                let result = process.change(places, |mapped| mapped.state.protect(protection));
                 for (place, before) in places.range().zip(before) {
-                    let was_writable = before.is_some_and(|before| before.allows(true));
+                    let was_writable = before.is_some_and(|before| before.state.allows(true));
                     if !was_writable && self.mapped(number, place).is_locked_as_copy() {
                         self.copy(number, place);
                     }
@@ -569,7 +531,7 @@ impl Expected {
             Call::Advise(places, advice) => self.advise(number, places, advice),
             Call::Lock(places) => {
                 process.change(places, |mapped| {
-                    mapped.locked = true;
+                    mapped.state.locked = true;
                     Ok(())
                 })?;
                 for place in places.range() {
@@ -585,7 +547,7 @@ impl Expected {
             }
             Call::Unlock(places) => {
                 process.change(places, |mapped| {
-                    mapped.locked = false;
+                    mapped.state.locked = false;
                     Ok(())
                 })?;
                 Ok(Outcome::Done(0))
@@ -601,63 +563,40 @@ impl Expected {
                 let signal = signal.map_or(0, |signal| signal.as_raw() as usize);
                 Ok(Outcome::Done(signal))
             }
-            Call::Load { place, offset, len } => {
-                let parts = parts(place, offset, len);
-                let bytes = parts.flat_map(|(place, offset, len)| {
-                    self.content(number, place)[offset..offset + len].iter()
-                });
+            Call::Load(span) => {
+                let parts = span.parts();
+                let bytes =
+                    parts.flat_map(|part| self.content(number, part.place)[part.range()].iter());
                 Ok(Outcome::Bytes(bytes.copied().collect()))
             }
-            Call::CopyOut { place, offset, len } => {
-                let mapped = process.places[place].as_ref();
-                if !mapped.is_some_and(|mapped| mapped.accessible(false)) {
-                    return Err(Errno::FAULT);
-                }
-                self.try_make(number, Call::Load { place, offset, len })
+            Call::CopyOut(span) => {
+                process.accessible(span, false).ok_or(Errno::FAULT)?;
+                self.try_make(number, Call::Load(span))
             }
-            Call::Store {
-                place,
-                offset,
-                len,
-                seed,
-            } => {
-                let bytes = bytes(seed.into(), len);
+            Call::Store(span, seed) => {
+                let bytes = bytes(seed.into(), span.len);
                 let mut rest = &bytes[..];
                 // Not before its turn: bytes stored to the place before may be part of a copy.
-                for (place, offset, len) in parts(place, offset, len) {
-                    let (part, more) = rest.split_at(len);
+                for part in span.parts() {
+                    let (stored, more) = rest.split_at(part.len);
                     rest = more;
-                    self.copy(number, place);
-                    self.content_mut(number, place)[offset..offset + len].copy_from_slice(part);
+                    self.copy(number, part.place);
+                    let content = self.content_mut(number, part.place);
+                    content[part.range()].copy_from_slice(stored);
                 }
-                Ok(Outcome::Done(len))
+                Ok(Outcome::Done(span.len))
             }
-            Call::CopyIn {
-                place,
-                offset,
-                len,
-                seed,
-            } => {
-                let mapped = process.places[place].as_ref();
-                if !mapped.is_some_and(|mapped| mapped.accessible(true)) {
-                    return Err(Errno::FAULT);
-                }
-                let store = Call::Store {
-                    place,
-                    offset,
-                    len,
-                    seed,
-                };
-                self.try_make(number, store)
+            Call::CopyIn(span, seed) => {
+                process.accessible(span, true).ok_or(Errno::FAULT)?;
+                self.try_make(number, Call::Store(span, seed))
             }
             Call::Fork { child } => {
                 let mut copy = process.clone();
                 for place in &mut copy.places {
-                    match place {
-                        Some(mapped) if mapped.dont_fork => *place = None,
-                        Some(mapped) => mapped.locked = false,
-                        None => {}
-                    }
+                    *place = place.take().and_then(|mapped| {
+                        let state = mapped.state.forked()?;
+                        Some(Mapped { state, ..mapped })
+                    });
                 }
                 self.processes[child] = Some(copy);
                 Ok(Outcome::Done(0))
@@ -672,36 +611,23 @@ impl Expected {
 
     fn advise(&mut self, number: usize, places: Places, advice: Advice) -> Result<Outcome, Errno> {
         let process = self.processes[number].as_mut().expect("it is alive");
+        let populates = matches!(advice, Advice::PopulateRead | Advice::PopulateWrite);
         process.change(places, |mapped| {
-            let not_for_locked = matches!(
-                advice,
-                Advice::DontNeed | Advice::GuardInstall | Advice::Unlocked(_)
-            );
-            match advice {
-                _ if not_for_locked && mapped.locked => return Err(Errno::INVAL),
-                Advice::DontNeed => mapped.copy = None,
-                Advice::GuardInstall => (mapped.guard, mapped.copy) = (true, None),
-                Advice::GuardRemove => mapped.guard = false,
-                Advice::DontFork | Advice::DoFork => {
-                    mapped.dont_fork = advice == Advice::DontFork;
-                }
-                _ => {}
+            if !populates {
+                mapped.state.advise(advice)?;
+            }
+            if advice.drops_copies() {
+                mapped.copy = None;
             }
             Ok(())
         })?;
-        if let Advice::PopulateRead | Advice::PopulateWrite = advice {
-            let write = advice == Advice::PopulateWrite;
-            for place in places.range() {
-                let mapped = self.mapped(number, place);
-                if !mapped.allows(write) {
-                    return Err(Errno::INVAL);
-                }
-                if !mapped.accessible(write) {
-                    return Err(Errno::FAULT);
-                }
-                if write {
-                    self.copy(number, place);
-                }
+        // Page by page, up to the first that cannot be brought in.
+        for place in places.range().filter(|_| populates) {
+            let mapped = self.mapped_mut(number, place);
+            mapped.state.advise(advice)?;
+            mapped.page.ok_or(Errno::FAULT)?;
+            if advice == Advice::PopulateWrite {
+                self.copy(number, place);
             }
         }
         Ok(Outcome::Done(0))
@@ -720,7 +646,7 @@ impl Expected {
     /// The first store to a private page.
     fn copy(&mut self, number: usize, place: usize) {
         let mapped = self.mapped(number, place);
-        if mapped.sharing == Sharing::Private && mapped.copy.is_none() {
+        if mapped.state.sharing == Sharing::Private && mapped.copy.is_none() {
             let bytes = self.content(number, place).to_vec();
             self.mapped_mut(number, place).copy = Some(Rc::new(bytes));
         }

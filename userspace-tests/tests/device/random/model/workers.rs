@@ -2,32 +2,33 @@
 //! The processes that make the calls for real, each when it is told to.
 
 use std::{
-    mem::{ManuallyDrop, MaybeUninit},
-    os::fd::OwnedFd,
+    cell::UnsafeCell,
+    mem::{ManuallyDrop, MaybeUninit, forget},
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     ptr,
     sync::atomic::{AtomicU32, Ordering::SeqCst},
 };
 
-use rust_mmapdev::{Access, Sharing};
+use rust_mmapdev::{Access, uapi::RUST_MMAPDEV_IOC_CLEAR};
 use rustix::{
     fs::{MemfdFlags, OFlags, SeekFrom, memfd_create, seek},
-    io::{self, Errno},
-    mm,
-    process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid},
+    io,
+    mm::{self, MremapFlags},
+    process::{Pid, Signal, kill_process},
     thread::futex,
     time::Timespec,
 };
 
 use super::{
-    Advice, Call, DESCRIPTORS, Outcome, PROCESSES, Places, Protection, TRANSFER, Target, bytes,
+    super::operation::sharing_flag, Call, DESCRIPTORS, Outcome, PROCESSES, Places, TRANSFER,
+    Target, bytes,
 };
 use crate::support::{
-    memory::{
-        self, GUARD_INSTALL, GUARD_REMOVE, Map, MapFlags, MprotectFlags, PRIVATE, ProtFlags, RW,
-        SHARED, page, skewed,
-    },
+    ioctl,
+    memory::{self, Map, MapFlags, PRIVATE, ProtFlags, RW, SHARED, page, skewed},
     open,
-    process::{end, try_fork},
+    process::{Child, end, try_spawn},
+    shared::{Shared, Zeroed},
     system_call,
     touch::{catch_signals, touch},
 };
@@ -36,89 +37,73 @@ use crate::support::{
 const CALLER: u32 = 0;
 const WORKER: u32 = 1;
 
-/// What a call and its outcome are handed over in, in memory that all processes share. Bytes
-/// follow it.
-#[repr(C)]
+/// What a call and its outcome are handed over in.
 struct Letter {
     turn: AtomicU32,
-    call: MaybeUninit<Call>,
-    outcome: MaybeUninit<Result<usize, Errno>>,
-    has_bytes: bool,
+    call: UnsafeCell<MaybeUninit<Call>>,
+    outcome: UnsafeCell<MaybeUninit<io::Result<usize>>>,
 }
 
-/// Where a process's letter lies.
-#[derive(Clone, Copy)]
-struct Mailbox(*mut Letter);
+// SAFETY: `call` and `outcome` are accessed by that side only whose turn it is.
+unsafe impl Sync for Letter {}
 
-impl Mailbox {
-    const fn size() -> usize {
-        size_of::<Letter>().next_multiple_of(64)
-    }
+// SAFETY: it is the caller's turn, and nothing is written yet.
+unsafe impl Zeroed for Letter {}
 
-    fn turn(&self) -> &AtomicU32 {
-        // SAFETY: the letters live as long as the test, and `turn` is accessed as an atomic only.
-        unsafe { &(*self.0).turn }
-    }
-
-    fn bytes(&self) -> *mut u8 {
-        self.0.cast::<u8>().wrapping_add(Self::size())
-    }
-
+impl Letter {
     fn pass(&self, to: u32) {
-        self.turn().store(to, SeqCst);
-        futex::wake(self.turn(), futex::Flags::empty(), 1).expect("futex");
+        self.turn.store(to, SeqCst);
+        futex::wake(&self.turn, futex::Flags::empty(), 1).expect("futex");
+    }
+
+    /// Waits for the other side, for some time.
+    fn wait(&self, other: u32, limit: Option<&Timespec>) {
+        let _ = futex::wait(&self.turn, futex::Flags::empty(), other, limit);
     }
 }
 
 pub struct Workers {
-    letters: Map,
+    letters: Shared<[Letter; PROCESSES]>,
+    /// The bytes that go with them.
+    bytes: Map,
     /// The addresses that windows are mapped at, in every process.
     places: Map,
-    pids: [Option<Pid>; PROCESSES],
+    processes: [Option<Child<()>>; PROCESSES],
 }
 
 impl Workers {
     /// One process, which has nothing open.
     pub fn new(places: usize) -> Self {
-        let pages = PROCESSES * Self::letter_pages();
         let mut this = Self {
-            letters: memory::anonymous(pages, RW, SHARED),
+            letters: Shared::new(),
+            bytes: memory::anonymous(PROCESSES * TRANSFER, RW, SHARED),
             places: skewed(0, places * page()),
-            pids: [None; PROCESSES],
+            processes: [const { None }; PROCESSES],
         };
-        match try_fork().expect("fork") {
-            None => work(&this, 0),
-            pid => this.pids[0] = pid,
-        }
+        let first = try_spawn(|| work(&this, 0)).expect("fork");
+        this.processes[0] = Some(first);
         this
     }
 
-    fn letter_pages() -> usize {
-        1 + TRANSFER
-    }
-
-    fn letter(&self, process: usize) -> Mailbox {
-        Mailbox(
-            self.letters
-                .at(process * Self::letter_pages() * page())
-                .cast(),
-        )
+    /// Where the bytes of a process's letter are.
+    fn bytes_of(process: usize) -> usize {
+        process * TRANSFER * page()
     }
 
     /// Has a process make a call. The error says how the process ended instead.
     pub fn make(&mut self, process: usize, call: Call) -> Result<Outcome, String> {
-        let pid = self.pids[process].expect("it is alive");
+        let child = self.processes[process].as_mut().expect("it is alive");
         if let Call::Kill = call {
-            kill_process(pid, Signal::KILL).expect("kill");
-            return self.end(process, Some(Signal::KILL.as_raw()));
+            kill_process(child.pid, Signal::KILL).expect("kill");
+            return self.end(process, Some(libc::SIGKILL));
         }
         if let Call::Sysctl(sysctl) = call {
             sysctl.set();
             return Ok(Outcome::Done(0));
         }
-        let letter = self.letter(process);
-        // SAFETY: it is our turn to access the letter.
-        unsafe { (*letter.0).call.write(call) };
+        let letter = &self.letters[process];
+        // SAFETY: it is our turn.
+        unsafe { (*letter.call.get()).write(call) };
         letter.pass(WORKER);
         if let Call::Exit = call {
             return self.end(process, None);
@@ -128,63 +113,36 @@ impl Workers {
             tv_sec: 0,
             tv_nsec: 50_000_000,
         };
-        while letter.turn().load(SeqCst) == WORKER {
-            let _ = futex::wait(letter.turn(), futex::Flags::empty(), WORKER, Some(&limit));
-            let ended = waitpid(Some(pid), WaitOptions::NOHANG).expect("waitpid");
-            if let Some((_, status)) = ended {
-                self.pids[process] = None;
-                return Err(describe(status));
+        while letter.turn.load(SeqCst) == WORKER {
+            letter.wait(WORKER, Some(&limit));
+            if let Some(status) = child.try_wait() {
+                self.processes[process] = None;
+                return Err(format!("the process ended with {status}"));
             }
         }
         // SAFETY: it is our turn, and the worker has written an outcome.
-        let (outcome, has_bytes) = unsafe {
-            (
-                (*letter.0).outcome.assume_init_read(),
-                (*letter.0).has_bytes,
-            )
-        };
-        if let (Call::Fork { child }, Ok(pid)) = (call, outcome) {
-            self.pids[child] = Pid::from_raw(pid as i32);
-            return Ok(Outcome::Done(0));
-        }
-        Ok(match outcome {
-            Err(errno) => Outcome::Failed(errno),
-            Ok(len) if has_bytes => {
-                let mut bytes = vec![0; len];
-                // SAFETY: the worker has left `len` bytes there.
-                unsafe { memory::copy_out(letter.bytes(), &mut bytes) };
-                Outcome::Bytes(bytes)
+        let outcome = unsafe { (*letter.outcome.get()).assume_init_read() };
+        Ok(match (call, outcome) {
+            (_, Err(errno)) => Outcome::Failed(errno),
+            (Call::Fork { child }, Ok(pid)) => {
+                let pid = Pid::from_raw(pid as i32).expect("a child's");
+                self.processes[child] = Some(Child::new(pid, ()));
+                Outcome::Done(0)
             }
-            Ok(value) => Outcome::Done(value),
+            (Call::Read { .. } | Call::Load(_) | Call::CopyOut(_), Ok(len)) => {
+                Outcome::Bytes(self.bytes.read(Self::bytes_of(process), len))
+            }
+            (_, Ok(value)) => Outcome::Done(value),
         })
     }
 
-    /// Waits for the end of a process that is to end.
+    /// Waits for the end of a process that is to end, by a signal or well.
     fn end(&mut self, process: usize, signal: Option<i32>) -> Result<Outcome, String> {
-        let pid = self.pids[process].take().expect("it is alive");
-        let (_, status) = waitpid(Some(pid), WaitOptions::empty())
-            .expect("waitpid")
-            .expect("an end");
-        if status.terminating_signal() == signal {
-            Ok(Outcome::Done(0))
-        } else {
-            Err(describe(status))
-        }
-    }
-}
-
-fn describe(status: WaitStatus) -> String {
-    match status.terminating_signal() {
-        Some(signal) => format!("the process died of signal {signal}"),
-        None => format!("the process ended with {status:?}"),
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        for pid in self.pids.iter().flatten() {
-            let _ = kill_process(*pid, Signal::KILL);
-            let _ = waitpid(Some(*pid), WaitOptions::empty());
+        let child = self.processes[process].take().expect("it is alive");
+        let status = child.wait();
+        match status.signal() == signal && (signal.is_some() || status.success()) {
+            true => Ok(Outcome::Done(0)),
+            false => Err(format!("the process ended with {status}")),
         }
     }
 }
@@ -210,18 +168,18 @@ fn work(common: &Workers, process: usize) -> ! {
 impl Worker<'_> {
     fn run(&mut self, mut process: usize) -> ! {
         loop {
-            let letter = self.common.letter(process);
-            while letter.turn().load(SeqCst) == CALLER {
-                let _ = futex::wait(letter.turn(), futex::Flags::empty(), CALLER, None);
+            let letter = &self.common.letters[process];
+            while letter.turn.load(SeqCst) == CALLER {
+                letter.wait(CALLER, None);
             }
             // SAFETY: it is our turn, and the caller has written a call.
-            let call = unsafe { (*letter.0).call.assume_init_read() };
+            let call = unsafe { (*letter.call.get()).assume_init_read() };
             if let Call::Exit = call {
                 end(0)
             }
             let outcome = if let Call::Fork { child } = call {
                 // Before the test can have a call for it.
-                self.common.letter(child).turn().store(CALLER, SeqCst);
+                self.common.letters[child].turn.store(CALLER, SeqCst);
                 // A sibling, which the test waits for as for the others.
                 // SAFETY: as fork(2); this process has one thread.
                 let pid = unsafe {
@@ -244,17 +202,10 @@ impl Worker<'_> {
                 }
                 system_call(pid)
             } else {
-                self.make(call, letter)
+                self.make(call, Workers::bytes_of(process))
             };
-            let has_bytes = matches!(
-                call,
-                Call::Read { .. } | Call::Load { .. } | Call::CopyOut { .. }
-            );
             // SAFETY: it is our turn.
-            unsafe {
-                (*letter.0).outcome.write(outcome);
-                (*letter.0).has_bytes = has_bytes;
-            }
+            unsafe { (*letter.outcome.get()).write(outcome) };
             letter.pass(CALLER);
         }
     }
@@ -296,22 +247,21 @@ impl Worker<'_> {
         from: Places,
         count: usize,
         to: Option<Target>,
-        flags: i32,
+        flags: MremapFlags,
     ) -> io::Result<usize> {
-        let start = self.common.places.at(0);
-        let at = |place: usize| start.wrapping_add(place * page()).cast();
-        let (flags, to) = match to {
-            Some(to) => (flags | libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, to.place),
-            None => (flags, 0),
+        let mut range = self.range(from);
+        let Some(Target { place: first, .. }) = to else {
+            range.remap(count * page(), flags)?;
+            let moved = range.at(0) as usize - self.common.places.at(0) as usize;
+            return Ok(moved / page());
         };
-        let (old_len, new_len) = (from.count * page(), count * page());
-        // SAFETY: what is mapped at the places is ours, and nothing refers to it.
-        let new = unsafe { libc::mremap(at(from.first), old_len, new_len, flags, at(to)) };
-        let new = system_call(new as isize)?;
-        Ok((new - start as usize) / page())
+        let place = ManuallyDrop::into_inner(self.range(Places { first, count }));
+        forget(range.remap_part_onto(range.len(), place, flags)?);
+        Ok(first)
     }
 
-    fn make(&mut self, call: Call, letter: Mailbox) -> io::Result<usize> {
+    /// Bytes go to the memory for them, from `bytes_at` on.
+    fn make(&mut self, call: Call, bytes_at: usize) -> io::Result<usize> {
         let fd = |fd: usize| self.files[fd].as_ref().expect("it is open");
         match call {
             Call::Open(mode) => {
@@ -332,8 +282,8 @@ impl Worker<'_> {
                 Ok(seek(fd(i), SeekFrom::Start(offset as u64))? as usize)
             }
             Call::Read { fd: i, offset, len } => {
-                // SAFETY: the letter has room, and nobody else accesses it in our turn.
-                let buf = unsafe { std::slice::from_raw_parts_mut(letter.bytes(), len) };
+                // SAFETY: nobody else accesses it in our turn.
+                let buf = unsafe { self.common.bytes.as_mut_slice(bytes_at, len) };
                 match offset {
                     Some(offset) => io::pread(fd(i), buf, offset as u64),
                     None => io::read(fd(i), buf),
@@ -348,12 +298,7 @@ impl Worker<'_> {
                 Some(offset) => io::pwrite(fd(i), &bytes(seed.into(), len), offset as u64),
                 None => io::write(fd(i), &bytes(seed.into(), len)),
             },
-            Call::Clear(i) => {
-                let request = rust_mmapdev::uapi::RUST_MMAPDEV_IOC_CLEAR as libc::Ioctl;
-                use std::os::fd::AsRawFd;
-                // SAFETY: CLEAR takes no argument.
-                system_call(unsafe { libc::ioctl(fd(i).as_raw_fd(), request) })
-            }
+            Call::Clear(i) => ioctl(fd(i), RUST_MMAPDEV_IOC_CLEAR, ptr::null_mut()),
             Call::Map {
                 fd: i,
                 page: first,
@@ -362,16 +307,7 @@ impl Worker<'_> {
                 protection,
                 to,
             } => {
-                let flags = match sharing {
-                    Sharing::Shared => SHARED,
-                    Sharing::Private => PRIVATE,
-                };
-                let protection = match protection {
-                    Protection::None => ProtFlags::empty(),
-                    Protection::Read => ProtFlags::READ,
-                    Protection::ReadWrite => RW,
-                    Protection::Exec => ProtFlags::READ | ProtFlags::EXEC,
-                };
+                let (flags, protection) = (sharing_flag(sharing), protection.flags());
                 let (offset, len) = ((first * page()) as u64, count * page());
                 // Somewhere first: a refused MAP_FIXED may leave a gap.
                 drop(memory::mmap(fd(i), offset, len, protection, flags)?);
@@ -387,7 +323,10 @@ impl Worker<'_> {
                 Ok(0)
             }
             Call::Move { from, to, keep } => {
-                let flags = if keep { libc::MREMAP_DONTUNMAP } else { 0 };
+                let flags = match keep {
+                    true => MremapFlags::DONTUNMAP,
+                    false => MremapFlags::empty(),
+                };
                 let first = self.remap(from, from.count, Some(to), flags)?;
                 if !keep {
                     self.fill(from, MapFlags::FIXED_NOREPLACE)?;
@@ -395,7 +334,7 @@ impl Worker<'_> {
                 Ok(first)
             }
             Call::Shrink { from, count } => {
-                let first = self.remap(from, count, None, 0)?;
+                let first = self.remap(from, count, None, MremapFlags::empty())?;
                 let rest = Places {
                     first: from.first + count,
                     count: from.count - count,
@@ -411,7 +350,7 @@ impl Worker<'_> {
                     });
                     range.unmap_part(0, range.len())?;
                 }
-                let first = self.remap(from, from.count + more, to, 0)?;
+                let first = self.remap(from, from.count + more, to, MremapFlags::empty())?;
                 if to.is_some() {
                     self.fill(from, MapFlags::FIXED_NOREPLACE)?;
                 }
@@ -422,93 +361,41 @@ impl Worker<'_> {
                     first: from,
                     count: 0,
                 };
-                self.remap(nothing, count, Some(to), 0)
+                self.remap(nothing, count, Some(to), MremapFlags::empty())
             }
-            Call::Protect(places, protection) => {
-                let result = self.range(places).protect(match protection {
-                    Protection::None => MprotectFlags::empty(),
-                    Protection::Read => MprotectFlags::READ,
-                    Protection::ReadWrite => MprotectFlags::READ | MprotectFlags::WRITE,
-                    Protection::Exec => MprotectFlags::READ | MprotectFlags::EXEC,
-                });
-                result.map(|()| 0)
-            }
-            Call::Advise(places, advice) => {
-                let number = match advice {
-                    Advice::DontNeed => libc::MADV_DONTNEED,
-                    Advice::PopulateRead => libc::MADV_POPULATE_READ,
-                    Advice::PopulateWrite => libc::MADV_POPULATE_WRITE,
-                    Advice::GuardInstall => GUARD_INSTALL,
-                    Advice::GuardRemove => GUARD_REMOVE,
-                    Advice::DontFork => libc::MADV_DONTFORK,
-                    Advice::DoFork => libc::MADV_DOFORK,
-                    Advice::Unlocked(number) | Advice::Flags(number) | Advice::Attempt(number) => {
-                        number
-                    }
-                };
-                let (offset, len) = (places.first * page(), places.count * page());
-                let result = self.common.places.advise_by_number(offset, len, number);
-                match advice {
-                    Advice::Attempt(_) => Ok(0),
-                    _ => result.map(|()| 0),
-                }
-            }
-            Call::Lock(places) | Call::Unlock(places) => {
-                let (start, len) = (self.range(places).at(0).cast(), places.count * page());
-                // SAFETY: the range is ours.
-                system_call(match call {
-                    Call::Lock(_) => unsafe { libc::mlock(start, len) },
-                    // SAFETY: as above.
-                    _ => unsafe { libc::munlock(start, len) },
-                })
-            }
+            Call::Protect(places, protection) => protection.set(&self.range(places)).map(|()| 0),
+            Call::Advise(places, advice) => advice.give(&self.range(places)).map(|()| 0),
+            Call::Lock(places) => self.range(places).lock().map(|()| 0),
+            Call::Unlock(places) => self.range(places).unlock().map(|()| 0),
             Call::Touch { place, write } => {
                 let at = self.common.places.at(place * page()) as usize;
                 let signal = touch(at, write).err();
                 Ok(signal.map_or(0, |signal| signal.as_raw() as usize))
             }
-            Call::Load { place, offset, len } => {
-                let bytes = self.common.places.read(place * page() + offset, len);
-                // SAFETY: the letter has room, and nobody else accesses it in our turn.
-                unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), letter.bytes(), len) };
-                Ok(len)
+            Call::Load(span) => {
+                let bytes = self.common.places.read(span.at(), span.len);
+                self.common.bytes.write(bytes_at, &bytes);
+                Ok(span.len)
             }
-            Call::Store {
-                place,
-                offset,
-                len,
-                seed,
-            } => {
-                let at = place * page() + offset;
-                self.common.places.write(at, &bytes(seed.into(), len));
-                Ok(len)
+            Call::Store(span, seed) => {
+                let bytes = bytes(seed.into(), span.len);
+                self.common.places.write(span.at(), &bytes);
+                Ok(span.len)
             }
-            Call::CopyOut { place, offset, len } => {
-                let at = place * page() + offset;
+            Call::CopyOut(span) => {
                 // SAFETY: the address is for the kernel only.
-                let copied = io::pwrite(
-                    &self.file,
-                    unsafe { self.common.places.as_slice(at, len) },
-                    0,
-                )?;
-                // SAFETY: the letter has room, and nobody else accesses it in our turn.
-                let buf = unsafe { std::slice::from_raw_parts_mut(letter.bytes(), copied) };
+                let memory = unsafe { self.common.places.as_slice(span.at(), span.len) };
+                let copied = io::pwrite(&self.file, memory, 0)?;
+                // SAFETY: nobody else accesses it in our turn.
+                let buf = unsafe { self.common.bytes.as_mut_slice(bytes_at, copied) };
                 io::pread(&self.file, buf, 0)
             }
-            Call::CopyIn {
-                place,
-                offset,
-                len,
-                seed,
-            } => {
-                let at = place * page() + offset;
-                assert_eq!(io::pwrite(&self.file, &bytes(seed.into(), len), 0), Ok(len));
+            Call::CopyIn(span, seed) => {
+                let bytes = bytes(seed.into(), span.len);
+                assert_eq!(io::pwrite(&self.file, &bytes, 0), Ok(span.len));
                 // SAFETY: the address is for the kernel only.
-                io::pread(
-                    &self.file,
-                    unsafe { self.common.places.as_mut_slice(at, len) },
-                    0,
-                )
+                let memory = unsafe { self.common.places.as_mut_slice(span.at(), span.len) };
+                io::pread(&self.file, memory, 0)
             }
             Call::Fork { .. } | Call::Exit | Call::Kill | Call::Sysctl(_) => {
                 unreachable!("not for `make`")

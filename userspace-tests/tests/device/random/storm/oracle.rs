@@ -12,13 +12,13 @@ use std::{
     sync::atomic::{AtomicI32, AtomicU64, Ordering::SeqCst},
 };
 
-use rustix::{
-    io::{self, Errno},
-    mm::mlock,
-};
+use rustix::io::{self, Errno};
 
 use super::worker::{KINDS, Kind};
-use crate::support::memory::{Map, RW, SHARED, page, try_anonymous};
+use crate::support::{
+    memory::{Map, RW, SHARED, page, try_anonymous},
+    shared::{Shared, Zeroed},
+};
 
 /// Processes of a storm.
 pub const PROCESSES: usize = 8;
@@ -73,8 +73,13 @@ pub struct Before {
     slots: [[u64; 3]; SLOTS],
 }
 
+// SAFETY: it has atomics only.
+unsafe impl Zeroed for Common {}
+
 pub struct Oracle {
-    map: Map,
+    common: Shared<Common>,
+    /// The words that the buffer is to hold, or was to hold before a CLEAR.
+    words: Map,
     pub pages: usize,
     seed: u64,
     /// Cells in a row that belong to one slot: no divisor of a page, so that some lie in two.
@@ -84,9 +89,10 @@ pub struct Oracle {
 impl Oracle {
     /// For a buffer of `pages` pages. The memory is not taken from the workers' share.
     pub fn new(pages: usize, seed: u64) -> Self {
-        let map = locked(size_of::<Common>().div_ceil(page()) + pages).expect("mmap");
+        let locked = |pages| locked(pages).expect("mmap and mlock");
         Self {
-            map,
+            common: Shared::within(locked(Shared::<Common>::pages())),
+            words: locked(pages),
             pages,
             seed,
             chunk: (pages * page() / CELL / SLOTS / 4).max(5) | 1,
@@ -94,8 +100,7 @@ impl Oracle {
     }
 
     pub fn common(&self) -> &Common {
-        // SAFETY: it lies at the start of memory that is zero at first, and has atomics only.
-        unsafe { &*self.map.at(0).cast() }
+        &self.common
     }
 
     pub fn slot(&self, slot: usize) -> &Slot {
@@ -110,9 +115,8 @@ impl Oracle {
         self.size() / CELL
     }
 
-    /// The word that `cell` is to hold, or was to hold before a CLEAR.
     fn word(&self, cell: usize) -> &AtomicU64 {
-        self.map.u64(self.map.len() - self.size() + cell * CELL)
+        self.words.u64(cell * CELL)
     }
 
     fn owner(&self, cell: usize) -> usize {
@@ -326,8 +330,7 @@ impl Oracle {
 /// or to it does not run out of memory.
 pub fn locked(pages: usize) -> io::Result<Map> {
     let map = try_anonymous(pages, RW, SHARED)?;
-    // SAFETY: the range belongs to `map`.
-    unsafe { mlock(map.at(0).cast(), map.len()) }?;
+    map.lock()?;
     Ok(map)
 }
 

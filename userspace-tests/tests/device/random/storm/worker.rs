@@ -6,6 +6,7 @@ use std::{
     io::stderr,
     mem::{forget, replace, take},
     ops::Range,
+    os::unix::process::ExitStatusExt,
     panic::set_hook,
     sync::atomic::Ordering::SeqCst,
 };
@@ -15,24 +16,20 @@ use rand::{
     rngs::SmallRng,
     seq::{IndexedMutRandom, IndexedRandom},
 };
-use rust_mmapdev::{Access, Device, Error};
+use rust_mmapdev::{Access, Device, Error, Sharing};
 use rustix::{
     io::{self, Errno},
-    mm::{MremapFlags, mlock, munlock},
-    process::{
-        Pid, Signal, WaitOptions, getpid, getppid, kill_process, set_parent_process_death_signal,
-        waitpid,
-    },
+    mm::MremapFlags,
+    process::{Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal},
 };
 
-use super::oracle::{Before, CELL, Oracle, locked};
+use super::{
+    super::operation::{Advice, Mapping, Protection, sharing_flag},
+    oracle::{Before, CELL, Oracle, locked},
+};
 use crate::support::{
-    large::has_huge_pages,
-    memory::{
-        Advice, COLLAPSE, GUARD_INSTALL, GUARD_REMOVE, Map, MprotectFlags, PRIVATE, ProtFlags,
-        READ, RW, SHARED, mmap, page, table, try_anonymous,
-    },
-    process::{end, try_fork},
+    memory::{self, COLLAPSE, Map, PRIVATE, ProtFlags, mmap, page, table, try_anonymous},
+    process::{Child, end, try_spawn},
     touch::touch,
 };
 
@@ -123,15 +120,7 @@ struct Window {
     first: usize,
     /// What is known of each page of a private one that was copied.
     copies: Vec<Option<Box<[u64]>>>,
-    shared: bool,
-    /// Whether it may be made writable.
-    may_write: bool,
-    protection: ProtFlags,
-    /// Whether a forked process has it too.
-    forks: bool,
-    /// Whether it is locked, and all of it guard pages.
-    locked: bool,
-    guarded: bool,
+    state: Mapping,
 }
 
 impl Window {
@@ -141,11 +130,15 @@ impl Window {
 
     /// A mapping like this one in which nothing has been done yet.
     fn anew(&self, map: Map, pages: usize) -> Self {
+        let state = Mapping {
+            locked: false,
+            guarded: false,
+            ..self.state
+        };
         Self {
             map,
             copies: vec![None; pages],
-            locked: false,
-            guarded: false,
+            state,
             ..*self
         }
     }
@@ -191,17 +184,21 @@ impl Window {
         self.first * cells..(self.first + self.pages()) * cells
     }
 
+    fn is_shared(&self) -> bool {
+        self.state.sharing == Sharing::Shared
+    }
+
     fn readable(&self) -> bool {
-        self.protection.contains(READ) && !self.guarded
+        self.state.accessible(false)
     }
 
     fn writable(&self) -> bool {
-        self.protection == RW && !self.guarded
+        self.state.accessible(true)
     }
 
     /// Whether the kernel copies pages of its own accord, as many as there is memory for.
     fn is_copied_when_locked(&self) -> bool {
-        self.locked && !self.shared && self.may_write
+        self.state.locked && !self.is_shared()
     }
 
     fn check_page(&self, oracle: &Oracle, index: usize) {
@@ -210,7 +207,7 @@ impl Window {
         let words = self.words(index);
         match &self.copies[index] {
             Some(known) => oracle.check_copy(first, &words, known, "load"),
-            None if self.shared => oracle.check(&before, first, &words, "load"),
+            None if self.is_shared() => oracle.check(&before, first, &words, "load"),
             None => oracle.check(&before, first, &words, "load from a private mapping"),
         }
     }
@@ -227,7 +224,7 @@ impl Window {
 
     /// `copied` for all that were not copied yet, where they can be.
     fn all_copied(&mut self, oracle: &Oracle, before: &Before) {
-        if self.shared || !self.writable() {
+        if self.is_shared() || !self.writable() {
             return;
         }
         for index in 0..self.pages() {
@@ -258,7 +255,7 @@ pub struct Worker<'a> {
     transfer: Map,
     devices: Vec<(Device, Access)>,
     windows: Vec<Window>,
-    guests: Vec<Pid>,
+    guests: Vec<Child<()>>,
 }
 
 thread_local! {
@@ -447,13 +444,19 @@ impl<'a> Worker<'a> {
 
     fn map(&mut self) -> Option<()> {
         let range = self.range();
-        let shared: bool = self.rng.random();
+        let sharing = match self.rng.random() {
+            true => Sharing::Shared,
+            false => Sharing::Private,
+        };
         let write = self.rng.random_ratio(3, 4);
         let oracle = self.oracle;
         let (device, access) = choose(&self.devices, &mut self.rng, Access::Read)?;
-        let may_write = !shared || *access == Access::ReadWrite;
-        let protection = if write && may_write { RW } else { READ };
-        let flags = if shared { SHARED } else { PRIVATE };
+        let readable = Mapping::new(*access, sharing, Protection::Read);
+        let mut state = readable.expect("the device is open for reading");
+        if write && state.may_write {
+            state.protection = Protection::ReadWrite;
+        }
+        let (protection, flags) = (state.protection.flags(), sharing_flag(sharing));
         let (offset, len) = ((range.start * page()) as u64, range.len() * page());
         // The kernel aligns what it finds addresses for.
         let map = if self.rng.random() {
@@ -467,12 +470,7 @@ impl<'a> Worker<'a> {
             map,
             first: range.start,
             copies: vec![None; range.len()],
-            shared,
-            may_write,
-            protection,
-            forks: true,
-            locked: false,
-            guarded: false,
+            state,
         });
         Some(())
     }
@@ -536,7 +534,7 @@ impl<'a> Worker<'a> {
     /// mremap to more pages, of which those past the end are given back.
     fn grow(&mut self) -> Option<()> {
         let mut part = self.any_part()?;
-        if !part.guarded && !part.is_copied_when_locked() {
+        if !part.state.guarded && !part.is_copied_when_locked() {
             let pages = part.pages() + self.rng.random_range(1..=WINDOW_PAGES);
             let result = part.map.remap(pages * page(), MremapFlags::MAYMOVE);
             if self.oracle.enough("mremap to more pages", result).is_some() {
@@ -550,15 +548,17 @@ impl<'a> Worker<'a> {
 
     /// mremap of nothing.
     fn duplicate(&mut self) -> Option<()> {
-        let window = self.windows.choose(&mut self.rng).filter(|of| of.shared)?;
+        let window = self.windows.choose(&mut self.rng)?;
+        if !window.is_shared() {
+            return None;
+        }
         let pages = self.rng.random_range(1..=WINDOW_PAGES);
         let place = place(self.oracle, &mut self.rng, pages)?;
         let result = window.map.remap_part_onto(0, place, MremapFlags::empty());
         let map = self.oracle.enough("mremap of nothing", result)?;
-        let mut window = Window {
-            locked: window.locked,
-            ..window.anew(map, pages)
-        };
+        let locked = window.state.locked;
+        let mut window = window.anew(map, pages);
+        window.state.locked = locked;
         window.trim(self.oracle);
         self.windows.push(window);
         Some(())
@@ -570,22 +570,21 @@ impl<'a> Worker<'a> {
             self.windows.push(part);
             return None;
         }
-        let protections = [ProtFlags::empty(), READ, RW, RW, READ | ProtFlags::EXEC];
-        let protection = *protections.choose(&mut self.rng).expect("protections");
-        let wanted = if protection.contains(ProtFlags::EXEC) || protection == RW && !part.may_write
-        {
-            Err(Errno::ACCESS)
-        } else {
-            Ok(())
-        };
-        let flags = MprotectFlags::from_bits_retain(protection.bits());
-        match part.map.protect(flags) {
+        let protections = [
+            Protection::None,
+            Protection::Read,
+            Protection::ReadWrite,
+            Protection::ReadWrite,
+            Protection::Exec,
+        ];
+        let protection = *protections.choose(&mut self.rng)?;
+        match protection.set(&part.map) {
             // Part of the range may have it by now: the window is given up.
             Err(Errno::NOMEM) => return self.oracle.enough("mprotect", Err(Errno::NOMEM)),
-            result => assert_eq!(result, wanted, "mprotect with {protection:?}"),
-        }
-        if wanted.is_ok() {
-            part.protection = protection;
+            result => {
+                let wanted = part.state.protect(protection);
+                assert_eq!(result, wanted, "mprotect with {protection:?}");
+            }
         }
         self.windows.push(part);
         Some(())
@@ -594,53 +593,34 @@ impl<'a> Worker<'a> {
     fn advise(&mut self) -> Option<()> {
         let mut part = self.any_part()?;
         let choices = [
-            libc::MADV_DONTNEED,
-            libc::MADV_DONTNEED,
-            libc::MADV_DONTNEED,
-            libc::MADV_POPULATE_READ,
-            libc::MADV_POPULATE_WRITE,
-            libc::MADV_COLD,
-            libc::MADV_PAGEOUT,
-            libc::MADV_PAGEOUT,
-            libc::MADV_WILLNEED,
-            libc::MADV_DONTFORK,
-            libc::MADV_DOFORK,
-            libc::MADV_HUGEPAGE,
-            libc::MADV_NOHUGEPAGE,
-            COLLAPSE,
-            GUARD_INSTALL,
-            GUARD_REMOVE,
-            GUARD_REMOVE,
+            Advice::DontNeed,
+            Advice::DontNeed,
+            Advice::DontNeed,
+            Advice::PopulateRead,
+            Advice::PopulateWrite,
+            Advice::Unlocked(libc::MADV_COLD),
+            Advice::Unlocked(libc::MADV_PAGEOUT),
+            Advice::Unlocked(libc::MADV_PAGEOUT),
+            Advice::Flags(libc::MADV_WILLNEED),
+            Advice::DontFork,
+            Advice::DoFork,
+            Advice::Attempt(libc::MADV_HUGEPAGE),
+            Advice::Attempt(libc::MADV_NOHUGEPAGE),
+            Advice::Attempt(COLLAPSE),
+            Advice::GuardInstall,
+            Advice::GuardRemove,
+            Advice::GuardRemove,
         ];
         let advice = *choices.choose(&mut self.rng)?;
-        let allowed = match advice {
-            libc::MADV_POPULATE_READ => part.readable(),
-            libc::MADV_POPULATE_WRITE => part.writable(),
-            libc::MADV_DONTNEED | libc::MADV_COLD | libc::MADV_PAGEOUT | GUARD_INSTALL => {
-                !part.locked
-            }
-            libc::MADV_HUGEPAGE | libc::MADV_NOHUGEPAGE => has_huge_pages(),
-            _ => true,
-        };
-        if allowed {
+        if part.state.advise(advice).is_ok() {
             let before = self.oracle.before();
-            let result = part.map.advise_by_number(0, part.map.len(), advice);
-            if advice != COLLAPSE {
-                // Where it fails, what it has come to is not known: the window is given up.
-                self.oracle.enough("madvise", result)?;
+            // Where it fails, what it has come to is not known: the window is given up.
+            self.oracle.enough("madvise", advice.give(&part.map))?;
+            if advice.drops_copies() {
+                part.copies.fill(None);
             }
-            match advice {
-                libc::MADV_DONTNEED => part.copies.fill(None),
-                libc::MADV_DONTFORK | libc::MADV_DOFORK => {
-                    part.forks = advice == libc::MADV_DOFORK;
-                }
-                libc::MADV_POPULATE_WRITE => part.all_copied(self.oracle, &before),
-                GUARD_INSTALL => {
-                    part.copies.fill(None);
-                    part.guarded = true;
-                }
-                GUARD_REMOVE => part.guarded = false,
-                _ => {}
+            if advice == Advice::PopulateWrite {
+                part.all_copied(self.oracle, &before);
             }
         }
         self.windows.push(part);
@@ -653,9 +633,9 @@ impl<'a> Worker<'a> {
         let places = [0, 1, first_of_second - 1, first_of_second];
         let index = places.choose(&mut self.rng)? % self.oracle.pages;
         for _ in 0..self.rng.random_range(1..100) {
-            let gone = self
-                .common
-                .advise_part(index * page(), page(), Advice::LinuxDontNeed);
+            let gone =
+                self.common
+                    .advise_part(index * page(), page(), memory::Advice::LinuxDontNeed);
             self.oracle.enough("madvise", gone)?;
             let before = self.oracle.before();
             let word = self.common.u64(index * page()).load(SeqCst);
@@ -668,20 +648,16 @@ impl<'a> Worker<'a> {
 
     fn lock(&mut self) -> Option<()> {
         let mut part = self.any_part()?;
-        let (start, len) = (part.map.at(0).cast(), part.map.len());
         let before = self.oracle.before();
         // What cannot be read cannot be brought in.
         if part.readable() && self.rng.random() {
-            // SAFETY: the range belongs to the window.
-            self.oracle.enough("mlock", unsafe { mlock(start, len) })?;
-            part.locked = true;
+            self.oracle.enough("mlock", part.map.lock())?;
+            part.state.locked = true;
             // A page that can be copied is brought in as a copy.
             part.all_copied(self.oracle, &before);
         } else {
-            // SAFETY: as above.
-            self.oracle
-                .enough("munlock", unsafe { munlock(start, len) })?;
-            part.locked = false;
+            self.oracle.enough("munlock", part.map.unlock())?;
+            part.state.locked = false;
         }
         self.windows.push(part);
         Some(())
@@ -692,7 +668,7 @@ impl<'a> Worker<'a> {
             .filter(|&i| self.windows[i].writable())
             .collect();
         let window = *writable.choose(&mut self.rng)?;
-        if self.windows[window].shared {
+        if self.windows[window].is_shared() {
             self.store_shared(window)
         } else {
             self.store_private(window);
@@ -835,14 +811,12 @@ impl<'a> Worker<'a> {
         }
         let (parent, seed) = (getpid(), self.rng.random());
         // The child uses nothing of the other threads, and libc's fork leaves it a heap that works.
-        match self.oracle.enough("fork", try_fork())? {
-            None => self.be_guest(parent, seed),
-            Some(pid) => self.guests.push(pid),
-        }
+        let guest = try_spawn(|| self.be_guest(parent, seed));
+        self.guests.push(self.oracle.enough("fork", guest)?);
         Some(())
     }
 
-    fn be_guest(&mut self, parent: Pid, seed: u64) -> ! {
+    fn be_guest(&mut self, parent: Pid, seed: u64) {
         set_parent_process_death_signal(Some(Signal::KILL)).expect("PR_SET_PDEATHSIG");
         if getppid() != Some(parent) {
             end(0)
@@ -850,21 +824,22 @@ impl<'a> Worker<'a> {
         self.is_guest = true;
         self.rng = SmallRng::seed_from_u64(seed);
         self.transfer = transfer(self.oracle);
-        self.guests.clear();
-        let (windows, gone) = take(&mut self.windows)
-            .into_iter()
-            .partition(|window| window.forks);
-        self.windows = windows;
-        for window in &mut self.windows {
-            window.locked = false;
+        // They are not this one's.
+        forget(take(&mut self.guests));
+        for mut window in take(&mut self.windows) {
+            match window.state.forked() {
+                Some(state) => {
+                    window.state = state;
+                    self.windows.push(window);
+                }
+                // It is not mapped here.
+                None => forget(window),
+            }
         }
-        // It is not mapped here.
-        forget::<Vec<Window>>(gone);
         for _ in 0..self.rng.random_range(1..60) {
             self.step();
         }
         self.check_all();
-        end(0)
     }
 
     /// Waits for a guest, or ends it.
@@ -872,15 +847,12 @@ impl<'a> Worker<'a> {
         let i = self.rng.random_range(0..self.guests.len());
         let guest = self.guests.swap_remove(i);
         if self.rng.random() {
-            let _ = kill_process(guest, Signal::KILL);
+            let _ = kill_process(guest.pid, Signal::KILL);
         }
-        let (_, status) = waitpid(Some(guest), WaitOptions::empty())
-            .expect("waitpid")
-            .expect("an end");
+        let status = guest.wait();
         assert!(
-            status.exit_status() == Some(0)
-                || status.terminating_signal() == Some(Signal::KILL.as_raw()),
-            "a guest ended with {status:?}"
+            status.success() || status.signal() == Some(libc::SIGKILL),
+            "a guest ended with {status}"
         );
         true
     }
