@@ -248,7 +248,11 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
     };
     let Some(status) = status.filter(|_| all_end_within(end_limit)) else {
         STUCK.get_or_init(|| name.to_owned());
-        return Err(format!("a process of it cannot be killed:\n{hang}{}", blocked_tasks()?).into());
+        return Err(format!(
+            "a process of it cannot be killed:\n{hang}{}",
+            blocked_tasks()?
+        )
+        .into());
     };
     let in_use = module::references();
 
