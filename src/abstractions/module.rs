@@ -21,8 +21,10 @@ macro_rules! module_version {
         const _: () = {
             const TEXT: &[u8] = ::core::concat!("version=", $version, "\0").as_bytes();
 
+            // As `module!` has it. Where rustc has the linker keep a plain `#[used]` (since 1.97 at
+            // the latest), that is a flag of the section, and so a second section of this name.
             #[link_section = ".modinfo"]
-            #[used]
+            #[used(compiler)]
             static VERSION: [u8; TEXT.len()] = match TEXT.first_chunk() {
                 Some(bytes) => *bytes,
                 None => ::core::panic!(),

@@ -248,7 +248,11 @@ fn run(name: &str, environment: &[(&str, String)]) -> Result<Completion, Failed>
     };
     let Some(status) = status.filter(|_| all_end_within(end_limit)) else {
         STUCK.get_or_init(|| name.to_owned());
-        return Err(format!("a process of it cannot be killed:\n{}", blocked_tasks()?).into());
+        return Err(format!(
+            "a process of it cannot be killed:\n{hang}{}",
+            blocked_tasks()?
+        )
+        .into());
     };
     let in_use = module::references();
 
@@ -311,8 +315,10 @@ fn last_messages() -> std::io::Result<String> {
     Ok(lines[lines.len().saturating_sub(MESSAGES)..].join("\n"))
 }
 
-/// The kernel's word on the tasks that signals do not wake.
+/// The kernel's word on the tasks that signals do not wake, and on what its CPUs do.
 fn blocked_tasks() -> std::io::Result<String> {
-    fs::write("/proc/sysrq-trigger", "w")?;
+    for command in ["w", "l"] {
+        fs::write("/proc/sysrq-trigger", command)?;
+    }
     last_messages()
 }

@@ -35,6 +35,15 @@ pub struct Verdict {
     pub skipped: usize,
 }
 
+impl Verdict {
+    /// Of a run that gave none: it has failed.
+    pub const NONE: Self = Self {
+        passed: 0,
+        failed: 1,
+        skipped: 0,
+    };
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} passed, {} failed", self.passed, self.failed)?;

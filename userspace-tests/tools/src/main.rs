@@ -5,6 +5,7 @@ mod command;
 mod coverage;
 mod executable;
 mod report;
+mod table;
 
 use std::{
     io::{self, Read},
@@ -53,6 +54,13 @@ enum Tool {
     /// Print the sum of what the reports hold; the status is 0 if there is something and all is
     /// well
     Verdict { reports: PathBuf },
+    /// Print a table of what the reports in a directory for each kernel hold, why tests were
+    /// skipped, and the sum
+    Table {
+        reports: PathBuf,
+        #[arg(required = true)]
+        kernels: Vec<String>,
+    },
     /// Run commands, separated by `--`, that each print a verdict in the end, and print the sum
     Total {
         #[arg(last = true, required = true)]
@@ -83,6 +91,7 @@ fn main() -> Result<ExitCode> {
             command,
         } => report::run(&reports, list.as_deref(), &suite, &command, out).map(|()| true)?,
         Tool::Verdict { reports } => report::print_verdict(&reports, out)?,
+        Tool::Table { reports, kernels } => table::print(&reports, &kernels, out)?,
         Tool::Total { commands } => report::print_total(&commands, out)?,
         Tool::Unreached { module, project } => {
             coverage::print_unreached(stdin, &module, &project).map(|()| true)?

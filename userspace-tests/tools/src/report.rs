@@ -49,7 +49,7 @@ fn judge(mut tests: Vec<Test>, list: &str, status: i32) -> Vec<Test> {
     tests
 }
 
-fn verdict<'a>(tests: impl Iterator<Item = &'a TestCase>) -> Verdict {
+pub fn verdict<'a>(tests: impl Iterator<Item = &'a TestCase>) -> Verdict {
     let mut verdict = Verdict::default();
     for test in tests {
         *match test.status {
@@ -128,7 +128,7 @@ fn ktap(report: &Report) -> String {
 }
 
 /// The report in a directory; [`None`] where there is none yet.
-fn read(directory: &Path) -> Result<Option<Report>> {
+pub fn read(directory: &Path) -> Result<Option<Report>> {
     let path = directory.join(JUNIT);
     if !path.exists() {
         return Ok(None);
@@ -191,11 +191,15 @@ pub fn print_verdict(reports: &Path, out: &mut impl io::Write) -> Result<bool> {
     Ok(verdict.failed == 0 && verdict != Verdict::default())
 }
 
+/// The verdict, if the exit status says the same.
+pub fn agreed(verdict: Verdict, status: i32) -> Option<Verdict> {
+    ((status == 0) == (verdict.failed == 0)).then_some(verdict)
+}
+
 /// What a command's last line says, if its status says the same.
 fn told(output: &[u8], status: i32) -> Option<Verdict> {
     let text = String::from_utf8_lossy(output);
-    let verdict: Verdict = text.lines().last()?.parse().ok()?;
-    ((status == 0) == (verdict.failed == 0)).then_some(verdict)
+    agreed(text.lines().last()?.parse().ok()?, status)
 }
 
 /// Runs commands and sums up the verdicts that they print.
@@ -213,10 +217,7 @@ pub fn print_total(commands: &[String], out: &mut impl io::Write) -> Result<bool
                 "{command} ended with status {status} and no verdict of its own"
             )?;
         }
-        verdicts.push(verdict.unwrap_or(Verdict {
-            failed: 1,
-            ..Verdict::default()
-        }));
+        verdicts.push(verdict.unwrap_or(Verdict::NONE));
     }
     let total: Verdict = verdicts.into_iter().sum();
     writeln!(out, "\n{total}")?;

@@ -15,6 +15,7 @@ use rustix::{
     param::page_size as page,
 };
 
+use super::large::has_huge_pages;
 pub use super::memory::{field, number, vma_range};
 
 /// Minor and major faults of this process so far: getrusage(2).
@@ -66,6 +67,10 @@ pub fn status_kib(field: &str) -> usize {
 
 /// A field of /proc/meminfo in bytes.
 pub fn meminfo(field: &str) -> i64 {
+    if field == "FileHugePages" && !has_huge_pages() {
+        // There are none, and no such line.
+        return 0;
+    }
     let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
     number::<i64>(&text, field) * 1024
 }
