@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! ioctl(2): INFO, CLEAR, and nothing else. The numbers are the header's.
 
-use std::{os::fd::AsRawFd, thread};
+use std::thread;
 
 use rust_mmapdev::uapi::{
     RUST_MMAPDEV_ABI_VERSION, RUST_MMAPDEV_IOC_CLEAR, RUST_MMAPDEV_IOC_INFO, rust_mmapdev_info,
@@ -210,6 +210,7 @@ fn anything_else_is_enotty() {
 fn from_32_bit_programs() {
     #[cfg(target_arch = "x86_64")]
     {
+        use std::os::fd::AsRawFd;
         const IOCTL_32: u32 = 54;
         let low = MapFlags::PRIVATE | MapFlags::from_bits_retain(libc::MAP_32BIT as u32);
         let answer = memory::anonymous(1, RW, low);
