@@ -14,7 +14,7 @@ use std::{
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::{
     fs::{MemfdFlags, memfd_create},
-    process::{Pid, Signal, getpgid, kill_process_group, set_child_subreaper},
+    process::{Pid, Signal, kill_process_group, set_child_subreaper},
 };
 
 use crate::{
@@ -291,11 +291,14 @@ fn stacks(group: Pid) -> String {
             .collect()
     };
     let mut text = String::new();
-    for pid in numbers("/proc").into_iter().filter_map(Pid::from_raw) {
-        if getpgid(Some(pid)) != Ok(group) {
+    for pid in numbers("/proc") {
+        // PID (COMM) STATE PPID PGRP
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        if fields.split_whitespace().nth(2) != Some(&group.to_string()) {
             continue;
         }
-        let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
+        let tasks = format!("/proc/{pid}/task");
         for task in numbers(&tasks) {
             // It may end meanwhile.
             let read = |name| fs::read_to_string(format!("{tasks}/{task}/{name}"));
