@@ -172,9 +172,11 @@ pub fn while_threads_store(buffer: &Large, pages: Range<usize>, moves: impl FnOn
     for at in (0..THREADS).flat_map(words) {
         main.u64(at).store(0, SeqCst);
     }
+    // Before there is a thread that might take the address that was found free.
+    let maps: Vec<_> = (0..THREADS).map(|thread| view(thread * page())).collect();
     let rounds: Vec<u64> = thread::scope(|scope| {
-        let threads = (0..THREADS).map(|thread| {
-            let (map, stop, words) = (view(thread * page()), &stop, &words);
+        let threads = maps.into_iter().enumerate().map(|(thread, map)| {
+            let (stop, words) = (&stop, &words);
             scope.spawn(move || {
                 let mut rounds = 0;
                 while !stop.load(Relaxed) || rounds < 2 {
