@@ -261,23 +261,7 @@ fn a_folio_that_cannot_be_split() {
     );
     check_others(&buffer, bad);
 
-    let mut found = vec![0; 2 * page()];
-    for (offset, expected) in [
-        (bad - page() - 7, Ok(page() + 7)),
-        (bad, Err(Errno::IO)),
-        (bad + page() - 1, Err(Errno::IO)),
-        (bad + page(), Ok(2 * page())),
-    ] {
-        let n = io::pread(device, &mut found[..], offset as u64);
-        assert_eq!(n, expected, "{offset:#x}");
-        let bytes = vec![offset as u8; 2 * page()];
-        let n = io::pwrite(device, &bytes, offset as u64);
-        assert_eq!(n, expected, "{offset:#x}");
-        if let Ok(n) = expected {
-            buffer.changed(offset, &bytes[..n]);
-        }
-        check_others(&buffer, bad);
-    }
+    transfers_end_there(&buffer, bad);
     for flags in BOTH {
         for skew in [0, page()] {
             let view = buffer.view(skew, 0, buffer.len(), flags);
@@ -293,9 +277,7 @@ fn a_folio_that_cannot_be_split() {
             }
         }
     }
-    assert!(matches!(device.clear(), Err(Error::Clear(Errno::IO))));
-    buffer.changed(0, &vec![0; buffer.len()]);
-    check_others(&buffer, bad);
+    clears_others(&buffer, bad);
     ring.submitter()
         .unregister_buffers()
         .expect("IORING_UNREGISTER_BUFFERS");
@@ -303,12 +285,10 @@ fn a_folio_that_cannot_be_split() {
 
 // --- the kernel's copies ------------------------------------------------------
 
-/// Short before it, and as ever after it.
-fn read_and_write_of_it_are_eio() {
-    let (_renew, buffer, bad) = poisoned();
-    let device = &buffer.device;
+/// Reads and writes are short before it, EIO at it, and as ever after it.
+#[track_caller]
+fn transfers_end_there(buffer: &Large, bad: usize) {
     let mut found = vec![0; 3 * page()];
-    let at = |offset: usize| offset as u64;
     for (offset, expected) in [
         (bad, Err(Errno::IO)),
         (bad + page() - 1, Err(Errno::IO)),
@@ -317,25 +297,28 @@ fn read_and_write_of_it_are_eio() {
         (0, Ok(3 * page())),
         (bad + page(), Ok(3 * page())),
     ] {
-        assert_eq!(
-            io::pread(device, &mut found[..], at(offset)),
-            expected,
-            "{offset:#x}"
-        );
+        let at = offset as u64;
+        let n = io::pread(&buffer.device, &mut found[..], at);
+        assert_eq!(n, expected, "pread at {offset:#x}");
         if let Ok(n) = expected {
             assert_same(&found[..n], &buffer.expected(offset, n), "what was read");
         }
         let bytes = vec![offset as u8; 3 * page()];
-        assert_eq!(
-            io::pwrite(device, &bytes, at(offset)),
-            expected,
-            "{offset:#x}"
-        );
+        let n = io::pwrite(&buffer.device, &bytes, at);
+        assert_eq!(n, expected, "pwrite at {offset:#x}");
         if let Ok(n) = expected {
             buffer.changed(offset, &bytes[..n]);
         }
-        check_others(&buffer, bad);
+        check_others(buffer, bad);
     }
+}
+
+fn read_and_write_of_it_are_eio() {
+    let (_renew, buffer, bad) = poisoned();
+    transfers_end_there(&buffer, bad);
+    let device = &buffer.device;
+    let mut found = vec![0; 3 * page()];
+    let at = |offset: usize| offset as u64;
     // The position goes on by what was copied.
     seek(device, SeekFrom::Start(at(bad - 10))).expect("seek");
     assert_eq!(io::read(device, &mut found[..]), Ok(10));
@@ -395,15 +378,20 @@ fn splice_and_sendfile_end_there() {
     check_others(&buffer, bad);
 }
 
-/// And clears all others.
-fn clear_is_eio() {
-    let (_renew, buffer, bad) = poisoned();
+/// CLEAR is EIO, and clears all others.
+#[track_caller]
+fn clears_others(buffer: &Large, bad: usize) {
     match buffer.device.clear() {
         Err(Error::Clear(Errno::IO)) => {}
         result => panic!("CLEAR: {result:?}"),
     }
     buffer.changed(0, &vec![0; buffer.len()]);
-    check_others(&buffer, bad);
+    check_others(buffer, bad);
+}
+
+fn clear_is_eio() {
+    let (_renew, buffer, bad) = poisoned();
+    clears_others(&buffer, bad);
 }
 
 // --- other calls --------------------------------------------------------------
