@@ -208,6 +208,19 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "rw::read_moves",
     ),
+    Mutant {
+        by: By::Time,
+        ..mutant(
+            "reads_lock_their_folios",
+            "read(2) may bring the buffer's bytes to a mapping of them",
+            BUFFER,
+            [
+                "PageCache::folio, |folio, offset, length| {",
+                "PageCache::lock_folio, |folio, offset, length| {",
+            ],
+            "rw::read_into_a_mapping",
+        )
+    },
     mutant(
         "write_is_lost",
         "write(2) stores what it was given",
@@ -885,6 +898,36 @@ pub const MUTANTS: &[Mutant] = &[
         "open::direct",
     ),
     mutant(
+        "nowait",
+        "RWF_NOWAIT is EOPNOTSUPP",
+        MISCDEVICE,
+        [
+            "bindings::FMODE_ATOMIC_POS | bindings::FMODE_NOCMTIME",
+            "bindings::FMODE_ATOMIC_POS | bindings::FMODE_NOCMTIME | 1 << 27",
+        ],
+        "rw::rwf_flags",
+    ),
+    mutant(
+        "dontcache",
+        "RWF_DONTCACHE is EOPNOTSUPP",
+        MISCDEVICE,
+        [
+            "fsync: Some(bindings::noop_fsync),\n",
+            "fsync: Some(bindings::noop_fsync),\n        fop_flags: 1 << 7,\n",
+        ],
+        "rw::rwf_flags",
+    ),
+    mutant(
+        "map_sync",
+        "MAP_SYNC is EOPNOTSUPP",
+        MISCDEVICE,
+        [
+            "fsync: Some(bindings::noop_fsync),\n",
+            "fsync: Some(bindings::noop_fsync),\n        fop_flags: 1 << 2,\n",
+        ],
+        "mmap::shared_validate",
+    ),
+    mutant(
         "no_owner",
         "the module can't be unloaded under a descriptor",
         MISCDEVICE,
@@ -1083,6 +1126,13 @@ pub const MUTANTS: &[Mutant] = &[
             "copy_folio_from_iter_atomic(folio.as_ptr(), offset ^ (offset == 77) as usize, length,",
         ],
         "rw::transfers_begin",
+    ),
+    mutant(
+        "a_source_is_there_or_not",
+        "a write(2) from untouched memory that ends early returns what was copied",
+        IOV,
+        ["        left < length\n", "        left == 0\n"],
+        "rw::write_from_a_buffer_that_ends_early rw::transfers_that_end",
     ),
     Mutant {
         kernel: "debug",
@@ -1391,6 +1441,23 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "fragmented::a_load",
     ),
+    mutant(
+        "memory_put_together_for_each_folio",
+        "a load looks once for a folio of some size that is not to be had",
+        PAGEMAP,
+        ["tried = tried.min(order);", "tried = tried.max(order);"],
+        "fragmented::a_load",
+    ),
+    mutant(
+        "pages_for_good",
+        "the buffer's pages stand where they can be moved away from",
+        PAGEMAP,
+        [
+            "GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN;",
+            "GFP_HIGHUSER_MOVABLE & !8 | bindings::__GFP_NOWARN;",
+        ],
+        "moving::offlining",
+    ),
     Mutant {
         kernel: "debug",
         ..mutant(
@@ -1495,6 +1562,19 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "capacity::loads",
     ),
+    Mutant {
+        by: By::Kernel,
+        ..mutant(
+            "file_goes_after_the_module",
+            "an unload waits for the end of its file",
+            PAGEMAP,
+            [
+                "        unsafe { bindings::__fput_sync(self.file.as_ptr()) };\n    }\n}\n\n#[kunit",
+                "        unsafe { bindings::fput(self.file.as_ptr()) };\n    }\n}\n\n#[kunit",
+            ],
+            "lifecycle::loads",
+        )
+    },
     mutant(
         "chatty_unload",
         "an unload logs nothing",
@@ -1572,6 +1652,19 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "huge::a_load_maps huge::a_store_maps",
     ),
+    Mutant {
+        by: By::Time,
+        ..mutant(
+            "huge_entries_in_the_way",
+            "a store to a huge entry that does not let it pass comes to its end",
+            VIRT,
+            [
+                "|| (*vmf).pmd.read_volatile().pmd != 0",
+                "|| (*vmf).pmd.read_volatile().pmd == 1",
+            ],
+            "huge::mprotect huge::entries_allow",
+        )
+    },
     mutant(
         "mappings_do_not_split",
         "munmap(2), mprotect(2) and mremap(2) work on a part of a mapping",

@@ -348,6 +348,13 @@ fn write_from_a_buffer_that_ends_early_is_short() {
     assert_eq!(io::write(&device, end), Ok(100), "as many as there are");
     assert_eq!(tell(&device), Ok(100));
     assert_same(&pread(0, page()), &expected, "the buffer");
+    // Of zeros that nobody has touched yet.
+    buffer
+        .advise_part(0, page(), Advice::LinuxDontNeed)
+        .expect("MADV_DONTNEED");
+    assert_eq!(io::pwrite(&device, end, 0), Ok(100), "as many as there are");
+    expected[..100].fill(0);
+    assert_same(&pread(0, page()), &expected, "the buffer");
 }
 
 /// Where a page of the device and the last good page of memory end at once, it is the count as well.
@@ -409,6 +416,8 @@ fn rwf_flags_are_a_files() {
         ("DSYNC", ReadWriteFlags::DSYNC),
         ("SYNC", ReadWriteFlags::SYNC),
         ("NOWAIT", ReadWriteFlags::NOWAIT),
+        ("ATOMIC", ReadWriteFlags::from_bits_retain(0x40)),
+        ("DONTCACHE", ReadWriteFlags::from_bits_retain(0x80)),
         ("unknown", ReadWriteFlags::from_bits_retain(1 << 30)),
     ];
     for (name, flag) in flags {

@@ -115,8 +115,8 @@ fn cycle() {
     module::unload().expect("rmmod");
 }
 
-/// In an idle system the counts go up and down by ten or so; what each cycle keeps goes up by as
-/// many as there are cycles.
+/// In an idle system the counts go up and down by ten or so, or by one array of 32 free objects that a
+/// CPU holds; what each cycle keeps goes up by as many as there are cycles.
 fn cycles_leave_nothing() {
     let cycles = if long() { 1000 } else { 64 };
     module::unload_if_loaded();
@@ -135,7 +135,7 @@ fn cycles_leave_nothing() {
         .filter(|(_, growth)| *growth != 0);
     let grown: Vec<_> = grown.collect();
     println!("{cycles} cycles: {grown:?}");
-    let kept = grown.iter().find(|(_, growth)| *growth >= cycles / 2);
+    let kept = grown.iter().find(|(_, growth)| *growth >= cycles * 3 / 4);
     assert!(
         kept.is_none(),
         "after {cycles} cycles there are more: {kept:?}"

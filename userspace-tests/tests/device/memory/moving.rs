@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Pages that move under their users: compaction, soft offlining, move_pages(2), while threads store
-//! to them, futexes wait in them, system calls copy. What was written is there, in another frame.
+//! Pages that move under their users: compaction, soft offlining, move_pages(2), memory that is taken
+//! offline, while threads store to them, futexes wait in them, system calls copy. What was written is there, in another frame.
 //!
 //! A page that soft offlining has emptied is lost to the VM: few of them.
 
@@ -8,7 +8,7 @@ use std::{
     fs,
     ops::Range,
     os::fd::AsRawFd,
-    path::Path,
+    path::{Path, PathBuf},
     ptr,
     sync::atomic::{
         AtomicBool,
@@ -27,12 +27,12 @@ use rustix::{
 
 use crate::{
     calls::uring,
-    harness::tests,
+    harness::{skip, tests},
     support::{
         assert_same,
         large::{BOTH, Large, numbered},
         memory::{Advice, Map, RW, SHARED, mmap, mmap_skewed, page, shared, table},
-        module::{Renew, fdinfo, fresh},
+        module::{self, Renew, fdinfo, fresh},
         open, pread,
         process::fork,
         pwrite, system_call, tmpfs_file,
@@ -49,6 +49,7 @@ tests![
     a_futex_waits_through_moves,
     copies_of_the_kernel_through_moves,
     mappings_made_through_moves,
+    offlining_moves_all_pages,
 ];
 
 /// Sets the flag when dropped: the threads of a scope must end when its body panics, too.
@@ -369,4 +370,80 @@ fn mappings_made_through_moves() {
     });
     println!("{rounds} mappings");
     assert_eq!(shared(&device, 1).u64(8).load(SeqCst), rounds);
+}
+
+// --- with the memory they are in ----------------------------------------------
+
+/// A block of the machine's memory that has nothing in it but what can be moved away. When dropped,
+/// it is for everything again.
+struct Block {
+    dir: PathBuf,
+    /// Its page frames.
+    frames: Range<u64>,
+}
+
+impl Block {
+    /// Of those that the kernel can do without, the last. Nothing else goes there for now.
+    fn empty() -> Self {
+        const DIR: &str = "/sys/devices/system/memory";
+        let number = |path: PathBuf| {
+            let text = fs::read_to_string(&path).unwrap_or_else(|err| panic!("{path:?}: {err}"));
+            u64::from_str_radix(text.trim(), 16).expect("a hexadecimal number")
+        };
+        let Ok(entries) = fs::read_dir(DIR) else {
+            skip("this kernel takes no memory offline");
+        };
+        let blocks = entries.map(|entry| entry.expect(DIR).path());
+        let mut blocks: Vec<_> = blocks
+            .filter(|path| path.join("phys_index").exists())
+            .map(|path| (number(path.join("phys_index")), path))
+            .collect();
+        blocks.sort();
+        let block = blocks
+            .into_iter()
+            .rev()
+            .find(|(_, dir)| fs::write(dir.join("state"), "offline").is_ok());
+        let Some((i, dir)) = block else {
+            skip("the kernel has something of its own in each block of memory");
+        };
+        let frames = number(Path::new(DIR).join("block_size_bytes")) / page() as u64;
+        let block = Self {
+            dir,
+            frames: i * frames..(i + 1) * frames,
+        };
+        block.set("online_movable").expect("online_movable");
+        block
+    }
+
+    fn set(&self, state: &str) -> std::io::Result<()> {
+        fs::write(self.dir.join("state"), state)
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // EINVAL where it is offline already, as it should be.
+        let _ = self.set("offline");
+        self.set("online").expect("online");
+    }
+}
+
+/// New pages go where they can be moved away from; and they are, mapped and in use.
+fn offlining_moves_all_pages() {
+    let _renew = Renew;
+    module::unload_if_loaded();
+    let block = Block::empty();
+    let buffer = Large::new(2, 37);
+    let map = shared(&buffer.device, buffer.len() / page());
+    let inside = || {
+        map.load_pages();
+        let frames = map.frames().into_iter().flatten();
+        frames.filter(|frame| block.frames.contains(frame)).count()
+    };
+    assert_eq!(inside(), buffer.len() / page());
+    while_threads_store(&buffer, 500..530, |_| {
+        block.set("offline").expect("offline");
+    });
+    assert_eq!(inside(), 0);
+    buffer.check();
 }
