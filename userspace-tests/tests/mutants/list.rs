@@ -1662,7 +1662,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "|| (*vmf).pmd.read_volatile().pmd != 0",
                 "|| (*vmf).pmd.read_volatile().pmd == 1",
             ],
-            "huge::mprotect huge::entries_allow",
+            "huge::stores_pass",
         )
     },
     mutant(

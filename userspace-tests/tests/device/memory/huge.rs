@@ -83,6 +83,7 @@ tests![
     mincore_says_all,
     a_core_dump_has_all_of_it,
     soft_dirty_marks_what_was_written,
+    stores_pass_when_nobody_tracks_them_any_more,
 ];
 
 /// Parts of a mapping of two huge folios and a rest.
@@ -971,4 +972,28 @@ fn soft_dirty_marks_what_was_written() {
         assert_eq!(marked, [700], "first touched by the write");
         view.check();
     }
+}
+
+/// A mapping whose soft-dirty bits were cleared counts as written to once mprotect(2) has merged a new
+/// one with it. Its entries let no store pass yet.
+fn stores_pass_when_nobody_tracks_them_any_more() {
+    need_soft_dirty_bits();
+    let buffer = Large::new(2, 0);
+    let map = skewed(0, buffer.len());
+    let [first, second] = [0, 1].map(|i| ManuallyDrop::new(map.part(i * table(), table())));
+    first.fixed(&buffer.device, 0, RW, SHARED).expect("mmap");
+    first.load_pages();
+    assert_eq!(first.huge_bytes(), table());
+    clear_refs();
+    second
+        .fixed(&buffer.device, table() as u64, RW, SHARED)
+        .expect("mmap");
+    let read_write = MprotectFlags::READ | MprotectFlags::WRITE;
+    for prot in [MprotectFlags::READ, read_write] {
+        second.protect(prot).expect("mprotect");
+    }
+    assert_eq!(map.smaps_kib("Size") << 10, buffer.len(), "one VMA");
+    let view = buffer.view_of(map, 0, SHARED);
+    view.write_pages(0..buffer.len(), 1);
+    view.check();
 }
