@@ -2,8 +2,8 @@
 /*
  * User-space interface of /dev/rust_mmapdev.
  *
- * This header is the only place where the interface is written down: the
- * module and the Rust client library both get it through bindgen.
+ * The module gets it through bindgen. The Rust client library has it written
+ * down again, and a test compares the two.
  */
 #ifndef RUST_MMAPDEV_H
 #define RUST_MMAPDEV_H

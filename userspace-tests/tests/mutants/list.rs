@@ -1776,6 +1776,26 @@ pub const MUTANTS: &[Mutant] = &[
         "huge::huge_folios_around",
     ),
     mutant(
+        "huge_entries_by_eights",
+        "sixteen huge entries are filled at once",
+        VIRT,
+        [
+            "const HUGE_FAULT_AROUND: usize = 16;",
+            "const HUGE_FAULT_AROUND: usize = 8;",
+        ],
+        "huge::huge_folios_around",
+    ),
+    mutant(
+        "huge_entries_by_sixty_fours",
+        "no more than sixteen huge entries are filled at once",
+        VIRT,
+        [
+            "const HUGE_FAULT_AROUND: usize = 16;",
+            "const HUGE_FAULT_AROUND: usize = 64;",
+        ],
+        "huge::huge_folios_around",
+    ),
+    mutant(
         "huge_entries_beside",
         "the huge entries around lead to the folios that stand there",
         VIRT,

@@ -695,6 +695,8 @@ fn writes_do_not_mix() {
         for _ in 2..PAGES {
             missing_pages.resolve();
             missing_pages.wait_for_fault();
+            // Were the lock free in between, it has been woken for it, and is given it the next time.
+            other.wait_until_it_sleeps_in(libc::SYS_pwrite64);
         }
         missing_pages.resolve();
     });

@@ -48,6 +48,7 @@ fn claims(page: &str) -> impl Iterator<Item = (&str, Vec<&str>)> {
             .collect();
         let section = cells[0];
         section.parse::<f32>().ok()?;
+        assert_eq!(cells.len(), 4, "{line}");
         let names = quoted(cells[cells.len() - 1]);
         Some((
             section,
