@@ -679,6 +679,18 @@ mod tests {
     }
 
     #[test]
+    fn without_its_data_nothing_is_registered() -> Result {
+        let register = |data| {
+            let registration = MiscDeviceRegistration::<Mute>::register(c"kunit", data);
+            KBox::pin_init(registration, GFP_KERNEL).map(|_| ())
+        };
+        let results = [Err(EIO), Ok(()), Ok(())].map(register);
+
+        assert_eq!(results, [Err(EIO), Ok(()), Ok(())]);
+        Ok(())
+    }
+
+    #[test]
     fn a_file_holds_the_module() {
         assert!(!FileOperations::<Mute>::table().owner.is_null());
         assert_eq!(FileOperations::<Mute>::table().owner, this_module());

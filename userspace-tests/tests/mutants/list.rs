@@ -66,11 +66,28 @@ pub const MUTANTS: &[Mutant] = &[
         "lifecycle::pages_out",
     ),
     mutant(
+        "a_refusal_is_news",
+        "a load that is refused is an error in the log",
+        CRATE,
+        ["        pr_err!(", "        pr_info!("],
+        "lifecycle::pages_out",
+    ),
+    mutant(
         "two_pages_by_default",
         "the buffer has one page unless asked otherwise",
         CRATE,
         ["default: 1,", "default: 2,"],
         "lifecycle::one_page",
+    ),
+    mutant(
+        "another_range_in_modinfo",
+        "modinfo(8) says what the parameter may be",
+        CRATE,
+        [
+            "Size of the buffer in pages, 1 to 262144 (default 1)",
+            "Size of the buffer in pages, 1 to 65536 (default 1)",
+        ],
+        "lifecycle::the_module_is",
     ),
     mutant(
         "load_in_silence",
@@ -79,6 +96,16 @@ pub const MUTANTS: &[Mutant] = &[
         [
             "pr_info!(\n                    \"buffer",
             "pr_debug!(\n                    \"buffer",
+        ],
+        "lifecycle::load_logs",
+    ),
+    mutant(
+        "a_load_is_an_error",
+        "a load is no error in the log",
+        CRATE,
+        [
+            "pr_info!(\n                    \"buffer",
+            "pr_err!(\n                    \"buffer",
         ],
         "lifecycle::load_logs",
     ),
@@ -172,6 +199,13 @@ pub const MUTANTS: &[Mutant] = &[
         "a load that finds no memory says how many pages it wanted",
         BUFFER,
         ["pr_err!(\"can't allocate", "pr_debug!(\"can't allocate"],
+        "lifecycle::running_out",
+    ),
+    mutant(
+        "no_memory_is_news",
+        "a load that finds no memory is an error in the log",
+        BUFFER,
+        ["pr_err!(\"can't allocate", "pr_info!(\"can't allocate"],
         "lifecycle::running_out",
     ),
     mutant(
@@ -323,6 +357,16 @@ pub const MUTANTS: &[Mutant] = &[
             "                    return Err(e);\n",
         ],
         "poison::clear",
+    ),
+    mutant(
+        "clear_stops_at_the_second_bad_page",
+        "CLEAR zeroes what stands behind each page with a memory error",
+        BUFFER,
+        [
+            "Err(e) if e == EIO => {",
+            "Err(e) if e == EIO && result.is_ok() => {",
+        ],
+        "poison::several",
     ),
     mutant(
         "clear_is_silent_about_a_bad_page",
@@ -665,7 +709,14 @@ pub const MUTANTS: &[Mutant] = &[
             "if folio.accessible((index - folio.index()) * PAGE_SIZE, PAGE_SIZE) == 0 {",
             "if folio.order() == 64 {",
         ],
-        "poison::",
+        "poison::a_folio_that_cannot",
+    ),
+    mutant(
+        "mmap_of_a_bad_page_is_eio",
+        "mmap(2) of a page with a memory error succeeds",
+        MAPPING,
+        ["                Err(e) if e == EIO => {}\n", ""],
+        "poison::a_folio_that_cannot",
     ),
     Mutant {
         kernel: "debug",
@@ -1062,6 +1113,19 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         kernel: "debug",
         ..mutant(
+            "registered_before_its_data",
+            "a device that has no data yet is not registered",
+            MISCDEVICE,
+            [
+                "            data <- data,\n            misc <- Opaque::try_ffi_init(move |slot: *mut bindings::miscdevice| {\n                let mut misc: bindings::miscdevice = pin_init::zeroed();\n                misc.minor = bindings::MISC_DYNAMIC_MINOR as c_int;\n                misc.name = name.as_char_ptr();\n                misc.fops = FileOperations::<T>::table();\n                // SAFETY: The initializer may write to `slot`.\n                unsafe { slot.write(misc) };\n                // SAFETY: `slot` was just set up. It is pinned, and `drop` takes it off the list\n                // before it goes.\n                // INVARIANT: It is registered if this succeeds.\n                to_result(unsafe { bindings::misc_register(slot) })\n            }),\n",
+                "            misc <- Opaque::try_ffi_init(move |slot: *mut bindings::miscdevice| {\n                let mut misc: bindings::miscdevice = pin_init::zeroed();\n                misc.minor = bindings::MISC_DYNAMIC_MINOR as c_int;\n                misc.name = name.as_char_ptr();\n                misc.fops = FileOperations::<T>::table();\n                // SAFETY: The initializer may write to `slot`.\n                unsafe { slot.write(misc) };\n                // SAFETY: `slot` was just set up. It is pinned, and `drop` takes it off the list\n                // before it goes.\n                // INVARIANT: It is registered if this succeeds.\n                to_result(unsafe { bindings::misc_register(slot) })\n            }),\n            data <- data,\n",
+            ],
+            "kunit::every_case",
+        )
+    },
+    Mutant {
+        kernel: "debug",
+        ..mutant(
             "reads_as_long_as_they_say",
             "a transfer is as long as what was copied",
             MISCDEVICE,
@@ -1222,6 +1286,16 @@ pub const MUTANTS: &[Mutant] = &[
         "poison::a_folio_that_cannot",
     ),
     mutant(
+        "a_bad_page_that_stands_alone",
+        "a folio of one page with a memory error is not accessed",
+        FOLIO,
+        [
+            "None => self.test_head(bindings::pageflags_PG_hwpoison),",
+            "None => false,",
+        ],
+        "poison::a_folio_that_cannot",
+    ),
+    mutant(
         "all_pages_of_a_folio_are_bad",
         "the pages beside one with a memory error are unharmed",
         FOLIO,
@@ -1353,6 +1427,16 @@ pub const MUTANTS: &[Mutant] = &[
             "",
         ],
         "content::the_pages_are",
+    ),
+    mutant(
+        "bytes_to_be_written_out",
+        "the buffer has nothing to be written out",
+        PAGEMAP,
+        [
+            "dirty_folio: Some(bindings::noop_dirty_folio),",
+            "dirty_folio: Some(bindings::filemap_dirty_folio),",
+        ],
+        "like_a_file::calls_on",
     ),
     mutant(
         "pages_stay",
@@ -1522,6 +1606,26 @@ pub const MUTANTS: &[Mutant] = &[
         "lifecycle::more_than_all",
     ),
     mutant(
+        "a_load_takes_the_reserves",
+        "a load leaves the reserves to others",
+        PAGEMAP,
+        [
+            "GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN;",
+            "GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN | 1 << 5;",
+        ],
+        "capacity::only_single",
+    ),
+    mutant(
+        "a_load_of_one_node",
+        "a load takes memory of any node",
+        PAGEMAP,
+        [
+            "GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN;",
+            "GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN | 1 << 21;",
+        ],
+        "capacity::only_single",
+    ),
+    mutant(
         "one_page_twice",
         "each page of the buffer is its own",
         PAGEMAP,
@@ -1541,6 +1645,16 @@ pub const MUTANTS: &[Mutant] = &[
         PAGEMAP,
         ["size += HUGE_FOLIO_SIZE;", "size += PAGE_SIZE;"],
         "fdinfo::huge",
+    ),
+    mutant(
+        "huge_size_ends_at_a_bad_page",
+        "the size of huge folios is that of all of them",
+        PAGEMAP,
+        [
+            "let order = self.folio(index).map_or(0, |folio| folio.order());",
+            "let Some(order) = self.folio(index).map(|folio| folio.order()) else {\n                break;\n            };",
+        ],
+        "poison::all_other",
     ),
     mutant(
         "small_folios_are_huge",
@@ -1756,6 +1870,16 @@ pub const MUTANTS: &[Mutant] = &[
         "huge::no_entries",
     ),
     mutant(
+        "the_first_page_stands_for_all",
+        "a bad page is no reason not to map the others of its page table",
+        VIRT,
+        [
+            "_ => bindings::vm_fault_reason_VM_FAULT_FALLBACK,",
+            "Ok(_) => bindings::vm_fault_reason_VM_FAULT_FALLBACK,\n                Err(e) => e.reason(),",
+        ],
+        "poison::several",
+    ),
+    mutant(
         "bad_pages_in_huge_entries",
         "a folio with a memory error is mapped page by page",
         VIRT,
@@ -1786,12 +1910,12 @@ pub const MUTANTS: &[Mutant] = &[
         "huge::huge_folios_around",
     ),
     mutant(
-        "huge_entries_by_sixty_fours",
+        "huge_entries_by_thirty_twos",
         "no more than sixteen huge entries are filled at once",
         VIRT,
         [
             "const HUGE_FAULT_AROUND: usize = 16;",
-            "const HUGE_FAULT_AROUND: usize = 64;",
+            "const HUGE_FAULT_AROUND: usize = 32;",
         ],
         "huge::huge_folios_around",
     ),
@@ -1804,6 +1928,16 @@ pub const MUTANTS: &[Mutant] = &[
             "                around.__bindgen_anon_1.pgoff.wrapping_add_signed(2 * pages);",
         ],
         "huge::huge_folios_around",
+    ),
+    mutant(
+        "huge_entries_on_both_sides",
+        "huge entries are filled in aligned groups",
+        VIRT,
+        [
+            "let first = accessed - accessed % HUGE_FAULT_AROUND;",
+            "let first = accessed.saturating_sub(HUGE_FAULT_AROUND / 2);",
+        ],
+        "huge::huge_folios_around_go",
     ),
     mutant(
         "huge_entries_around_unseen",

@@ -42,9 +42,10 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 fn claims(page: &str) -> impl Iterator<Item = (&str, Vec<&str>)> {
     page.lines().filter_map(|line| {
         let cells: Vec<_> = line
-            .strip_prefix("| ")?
-            .strip_suffix(" |")?
-            .split(" | ")
+            .strip_prefix('|')?
+            .strip_suffix('|')?
+            .split('|')
+            .map(str::trim)
             .collect();
         let section = cells[0];
         section.parse::<f32>().ok()?;

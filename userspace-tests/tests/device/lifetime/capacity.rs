@@ -3,6 +3,7 @@
 //! large copy ends when its process is killed.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -568,11 +569,19 @@ fn only_single_pages_are_insisted_on() {
         .partition(|line| line.contains(" order=0 "));
     assert!(!single.is_empty(), "{trace}");
     assert_eq!(!larger.is_empty(), has_huge_pages(), "{trace}");
-    for line in &single {
-        assert!(line.contains("__GFP_RETRY_MAYFAIL"), "{line}");
-        assert!(!line.contains("__GFP_NORETRY"), "{line}");
-    }
-    for line in &larger {
-        assert!(!line.contains("__GFP_RETRY_MAYFAIL"), "{line}");
+    for (lines, how) in [(&single, "__GFP_RETRY_MAYFAIL"), (&larger, "__GFP_NORETRY")] {
+        for line in lines {
+            let flags = line.split("gfp_flags=").nth(1).expect("gfp_flags");
+            let flags: BTreeSet<_> = flags.trim_end().split('|').collect();
+            // Compound pages are what folios are; none of the reserves, and of any node.
+            let mut expected = BTreeSet::from([
+                "GFP_HIGHUSER_MOVABLE",
+                "__GFP_NOWARN",
+                "__GFP_COMP",
+                "__GFP_ZERO",
+            ]);
+            expected.insert(how);
+            assert_eq!(flags, expected, "{line}");
+        }
     }
 }

@@ -65,18 +65,33 @@ fn has_number(line: &str, number: u64) -> bool {
 }
 
 /// And how much of it is in huge folios.
+// Levels of messages, from <linux/kern_levels.h>.
+const ERR: u32 = 3;
+const INFO: u32 = 6;
+
+/// All of them are errors.
+#[track_caller]
+fn errors(log: &Log) -> Vec<String> {
+    let records = log.records();
+    assert!(
+        records.iter().all(|(level, _)| *level == ERR),
+        "{records:?}"
+    );
+    records.into_iter().map(|(_, line)| line).collect()
+}
+
 fn load_logs_one_line_with_size_and_pages() {
     for pages in [1, 3, 2 * table() / page() + 1] {
         module::unload_if_loaded();
         let log = Log::from_now();
         module::load(&format!("buffer_pages={pages}")).expect("insmod");
-        let lines = log.lines();
+        let records = log.records();
         let (size, huge) = (pages * page(), fdinfo(&open(OFlags::RDONLY), "huge_size"));
         let unit = table() >> 20;
         let line = format!(
             "rust_mmapdev: buffer of {size} bytes, page count {pages}, {huge} bytes in {unit} MiB folios"
         );
-        assert_eq!(lines, [line]);
+        assert_eq!(records, [(INFO, line)]);
     }
 }
 
@@ -124,7 +139,7 @@ fn refused(parameter: &str) -> String {
         Errno::INVAL,
         "insmod {parameter}"
     );
-    log.lines().join("\n")
+    errors(&log).join("\n")
 }
 
 fn pages_out_of_range_are_einval_with_the_range() {
@@ -176,7 +191,7 @@ fn assert_no_memory(pages: u64, load: impl FnOnce(&str) -> io::Result<()>) {
     let kills = vmstat("oom_kill");
     let log = Log::from_now();
     assert_eq!(errno(load(&format!("buffer_pages={pages}"))), Errno::NOMEM);
-    let lines = log.lines();
+    let lines = errors(&log);
     assert_eq!(own(lines.clone()), lines, "nobody else has a say");
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(has_number(&lines[0], pages), "{lines:?}");
@@ -232,7 +247,11 @@ fn the_module_is_gpl_and_says_so() {
     let taint = fs::read_to_string("/sys/module/rust_mmapdev/taint").expect("taint");
     assert!(!taint.contains('P'), "not proprietary: {taint}");
     let image = fs::read(module::FILE).expect(module::FILE);
-    for text in ["license=GPL", "parm=buffer_pages:", "description="] {
+    for text in [
+        "license=GPL",
+        "description=A buffer of kernel memory to mmap\0",
+        "parm=buffer_pages:Size of the buffer in pages, 1 to 262144 (default 1)\0",
+    ] {
         let found = image
             .windows(text.len())
             .any(|window| window == text.as_bytes());

@@ -28,14 +28,14 @@ use crate::{
         programs::{core_dump, in_core, mincore},
         uring,
     },
-    harness::tests,
+    harness::{skip, tests},
     lifetime::capacity::own_lines,
     support::{
         assert_same, errno,
         large::{BOTH, Large, View, huge, leaves_nothing},
         memory::{
             Advice, Map, MapFlags, MprotectFlags, PRIVATE, READ, RW, SHARED, SOFT_DIRTY, mmap,
-            mmap_skewed, need_soft_dirty_bits, page, skewed, table,
+            mmap_skewed, mmap_there, need_soft_dirty_bits, page, skewed, table,
         },
         module::{self, Log, fdinfo},
         open,
@@ -52,6 +52,7 @@ tests![
     a_store_maps_a_huge_folio_shared,
     a_load_maps_a_huge_folio_privately,
     huge_folios_around_are_mapped_too,
+    huge_folios_around_go_by_sixteen,
     a_first_store_to_a_private_mapping_copies_one_page,
     no_entries_at_other_addresses,
     nohugepage_is_heeded,
@@ -180,10 +181,9 @@ fn a_load_maps_a_huge_folio_privately() {
     entries_after(Map::load, PRIVATE);
 }
 
-/// As with pages, it is not one fault each, but one for an aligned group: at most two here, as it
-/// depends on the address which of them go together. No more than a group is mapped at once.
+/// As with pages, it is not one fault each. At most two, as it depends on the address which of them
+/// go together.
 fn huge_folios_around_are_mapped_too() {
-    const AROUND: usize = 16;
     let buffer = Large::new(8, 0);
     for (flags, touch) in [
         (SHARED, Map::store_pages as fn(&Map)),
@@ -196,21 +196,34 @@ fn huge_folios_around_are_mapped_too() {
         assert_eq!(view.map.huge_bytes(), buffer.len());
         view.check();
     }
-    drop(buffer);
-    if (2 * AROUND + 1) * table() > 128 << 20 {
-        // With pages of 16 KiB it is more than the VM has.
-        return;
+}
+
+/// Groups of sixteen, counted from address 0 on.
+fn huge_folios_around_go_by_sixteen() {
+    /// Three of them stand before a multiple of sixteen, which is none of 32.
+    const FOLIOS: usize = 12;
+    const FIRST: usize = 13;
+    /// An address that no process has something at.
+    const PLACE: usize = 1 << 44;
+    if FOLIOS * huge() > 128 << 20 {
+        skip("huge pages are too large a part of the VM's memory");
     }
-    let buffer = Large::new(2 * AROUND + 1, 0);
-    let view = buffer.view(0, 0, buffer.len(), SHARED);
-    let address = view.map.at(0) as usize;
-    let group = (address + table()).next_multiple_of(AROUND * table()) - address;
-    view.map.load(group + 3 * table());
-    assert_eq!(view.map.huge_bytes(), AROUND * table());
-    view.map.load(group + (AROUND - 1) * table());
-    assert_eq!(view.map.huge_bytes(), AROUND * table());
-    view.map.load(group - table());
-    assert!(view.map.huge_bytes() > AROUND * table());
+    let buffer = Large::new(FOLIOS, 0);
+    for touch in [Map::load as fn(&Map, usize), Map::store] {
+        let map = mmap_there(
+            PLACE + FIRST * table(),
+            &buffer.device,
+            0,
+            buffer.len(),
+            RW,
+            SHARED | MapFlags::FIXED_NOREPLACE,
+        )
+        .expect("mmap");
+        touch(&map, 2 * table());
+        assert_eq!(map.huge_bytes(), 3 * table());
+        touch(&map, 3 * table());
+        assert_eq!(map.huge_bytes(), FOLIOS * table());
+    }
 }
 
 fn a_first_store_to_a_private_mapping_copies_one_page() {

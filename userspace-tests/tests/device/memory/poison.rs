@@ -45,6 +45,7 @@ tests![
     who_touches_the_only_page_gets_a_sigbus,
     who_touches_a_page_of_a_huge_folio_gets_a_sigbus,
     all_other_pages_are_unharmed,
+    several_bad_pages,
     a_private_copy_is_unharmed,
     a_folio_that_cannot_be_split,
     read_and_write_of_it_are_eio,
@@ -207,9 +208,14 @@ fn who_touches_a_page_of_a_huge_folio_gets_a_sigbus() {
 
 /// Of the folio that has been split for it, too; in mappings that there were and in new ones.
 fn all_other_pages_are_unharmed() {
+    for bad in [99 * page(), table() + 99 * page()] {
+        all_pages_but_one_are_unharmed(bad);
+    }
+}
+
+fn all_pages_but_one_are_unharmed(bad: usize) {
     let _renew = Renew;
     let buffer = Large::new(2, 37);
-    let bad = table() + 99 * page();
     let old = BOTH.map(|flags| buffer.in_place(flags));
     poison(bad);
     assert_eq!(fdinfo(&buffer.device, "huge_size") as usize, table());
@@ -223,6 +229,59 @@ fn all_other_pages_are_unharmed() {
         }
     }
     check_others(&buffer, bad);
+}
+
+/// Two that are neighbours, and the first page of a huge folio: each of them is gone, and no more.
+fn several_bad_pages() {
+    let _renew = Renew;
+    let buffer = Large::new(2, 37);
+    let bad = [3 * page(), 4 * page(), table()];
+    let good = [
+        0..bad[0],
+        bad[1] + page()..bad[2],
+        bad[2] + page()..buffer.len(),
+    ];
+    bad.map(poison);
+    assert_eq!(fdinfo(&buffer.device, "huge_size"), 0, "both are split");
+    let map = |flags| move || mmap(open(OFlags::RDWR), 0, 2 * table(), RW, flags).expect("mmap");
+    for flags in BOTH {
+        let view = buffer.view(0, 0, buffer.len(), flags);
+        for part in good.clone() {
+            view.check_part(part.clone());
+            view.write_pages(part.clone(), 1);
+            view.check_part(part);
+        }
+        for at in bad {
+            for touch in [Map::load, Map::store] {
+                Toucher::new(map(flags), at, touch).gets_a_sigbus(&format!("at {at:#x}"));
+            }
+        }
+    }
+    let mut found = vec![0; 3 * page()];
+    for (at, expected) in [
+        (bad[0] - 10, Ok(10)),
+        (bad[0], Err(Errno::IO)),
+        (bad[1], Err(Errno::IO)),
+        (bad[2] - page() - 10, Ok(page() + 10)),
+        (bad[2], Err(Errno::IO)),
+        (bad[2] + page(), Ok(3 * page())),
+    ] {
+        let n = io::pread(&buffer.device, &mut found[..], at as u64);
+        assert_eq!(n, expected, "pread at {at:#x}");
+        let n = io::pwrite(&buffer.device, &found, at as u64);
+        assert_eq!(n, expected, "pwrite at {at:#x}");
+        if let Ok(n) = expected {
+            buffer.changed(at, &found[..n]);
+        }
+    }
+    for cleared in [false, true] {
+        if cleared {
+            clear(&buffer);
+        }
+        for part in good.clone() {
+            buffer.check_part(part);
+        }
+    }
 }
 
 fn a_private_copy_is_unharmed() {
@@ -277,10 +336,36 @@ fn a_folio_that_cannot_be_split() {
             }
         }
     }
+    let touch_it_alone = || {
+        for flags in BOTH {
+            for touch in [Map::load, Map::store] {
+                let only =
+                    move || mmap(open(OFlags::RDWR), bad as u64, page(), RW, flags).expect("mmap");
+                Toucher::new(only, 0, touch).gets_a_sigbus(&format!("{flags:?}, that page alone"));
+            }
+        }
+    };
+    touch_it_alone();
     clears_others(&buffer, bad);
     ring.submitter()
         .unregister_buffers()
         .expect("IORING_UNREGISTER_BUFFERS");
+
+    // Now it can be, by who wants another of its pages, and the bad one is a folio of its own.
+    let split = || {
+        pinned.load(0);
+        pinned.advise(Advice::LinuxSoftOffline).is_ok()
+    };
+    assert!((0..1000).any(|_| split()), "MADV_SOFT_OFFLINE");
+    assert_eq!(
+        fdinfo(device, "huge_size") as usize,
+        table(),
+        "it is in pieces"
+    );
+    check_others(&buffer, bad);
+    transfers_end_there(&buffer, bad);
+    touch_it_alone();
+    clears_others(&buffer, bad);
 }
 
 // --- the kernel's copies ------------------------------------------------------
@@ -381,12 +466,18 @@ fn splice_and_sendfile_end_there() {
 /// CLEAR is EIO, and clears all others.
 #[track_caller]
 fn clears_others(buffer: &Large, bad: usize) {
+    clear(buffer);
+    check_others(buffer, bad);
+}
+
+/// CLEAR of a buffer with a bad page.
+#[track_caller]
+fn clear(buffer: &Large) {
     match buffer.device.clear() {
         Err(Error::Clear(Errno::IO)) => {}
         result => panic!("CLEAR: {result:?}"),
     }
     buffer.changed(0, &vec![0; buffer.len()]);
-    check_others(buffer, bad);
 }
 
 fn clear_is_eio() {

@@ -156,21 +156,31 @@ impl Log {
     /// The messages that came since, but for what the kernel itself says once about a module
     /// that is not its own.
     pub fn lines(&self) -> Vec<String> {
-        let mut lines = vec![];
+        self.records().into_iter().map(|(_, line)| line).collect()
+    }
+
+    /// The same, with the level of each.
+    pub fn records(&self) -> Vec<(u32, String)> {
+        let mut records = vec![];
         let mut record = [0; 8192];
         loop {
             match io::read(&self.0, &mut record) {
                 Ok(n) => {
                     let record = String::from_utf8_lossy(&record[..n]);
-                    let message = record.split_once(';').map_or("", |(_, message)| message);
+                    let (head, message) = record.split_once(';').expect("a record");
+                    // The facility is in the higher bits.
+                    let priority = head.split(',').next().and_then(|n| n.parse::<u32>().ok());
                     // Lines after the first are the record's dictionary.
-                    lines.extend(message.lines().next().map(str::to_owned));
+                    let line = message.lines().next().unwrap_or_default();
+                    records.push((priority.expect("a priority") % 8, line.to_owned()));
                 }
                 Err(Errno::AGAIN) => break,
                 Err(err) => panic!("read /dev/kmsg: {err}"),
             }
         }
-        lines.retain(|line| !line.contains("taints kernel") && !line.contains("tainting kernel"));
-        lines
+        records.retain(|(_, line)| {
+            !line.contains("taints kernel") && !line.contains("tainting kernel")
+        });
+        records
     }
 }

@@ -193,7 +193,12 @@ pub fn calls_on_the_descriptor() {
             let (mut range, mut counts) = ([0_u64; 2], [0_u64; 5]);
             let arguments = [t.rw(), address(&mut range), address(&mut counts), 0];
             let _ = t.call("cachestat", SYS_CACHESTAT, arguments);
-            t.see("pages", counts[0]);
+            for (what, count) in ["pages", "dirty", "under writeback"]
+                .into_iter()
+                .zip(counts)
+            {
+                t.see(what, count);
+            }
         }),
         case("reads at the end", |t| at_the_end(t, libc::SYS_pread64)),
         case("writes at the end", |t| at_the_end(t, libc::SYS_pwrite64)),
