@@ -21,6 +21,7 @@ use crate::{
         assert_same, errno,
         memory::{
             self, Advice, MapFlags, MprotectFlags, READ, RW, SHARED, mmap, page, private, shared,
+            table,
         },
         missing_page::{Caller, MissingPages},
         module::{fresh, initial},
@@ -682,25 +683,28 @@ fn writes_race_with_loads() {
 /// Two write calls on the same range, of which one stands still at each page of its source:
 /// afterwards it is one's bytes or the other's.
 fn writes_do_not_mix() {
-    const PAGES: usize = 4;
-    let device = fresh(PAGES as u64);
-    let missing_pages = MissingPages::new(PAGES, b'a');
+    // A write brings its source into memory by parts, as large as a huge folio.
+    let pages = table() / page() + 8;
+    let missing = [1, pages - 2];
+    let device = fresh(pages as u64);
+    let missing_pages = MissingPages::new(pages, b'a');
+    for i in (1..pages).filter(|i| !missing.contains(i)) {
+        missing_pages.put(i);
+    }
     thread::scope(|scope| {
         missing_pages.stop_a_write(scope, &device);
         let other = Caller::start(scope, || {
-            let bytes = vec![b'b'; PAGES * page()];
+            let bytes = vec![b'b'; pages * page()];
             assert_eq!(io::pwrite(&device, &bytes, 0), Ok(bytes.len()));
         });
         other.wait_until_it_sleeps_in(libc::SYS_pwrite64);
-        for _ in 2..PAGES {
-            missing_pages.resolve();
-            missing_pages.wait_for_fault();
-            // Were the lock free in between, it has been woken for it, and is given it the next time.
-            other.wait_until_it_sleeps_in(libc::SYS_pwrite64);
-        }
-        missing_pages.resolve();
+        missing_pages.put(missing[0]);
+        missing_pages.wait_for_fault();
+        // Were the lock free in between, it has been woken for it, and is given it the next time.
+        other.wait_until_it_sleeps_in(libc::SYS_pwrite64);
+        missing_pages.put(missing[1]);
     });
-    let bytes = pread(0, PAGES * page());
+    let bytes = pread(0, pages * page());
     assert_same(&bytes, &vec![bytes[0]; bytes.len()], "one writer's bytes");
 }
 

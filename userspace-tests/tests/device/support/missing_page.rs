@@ -127,9 +127,14 @@ impl MissingPages {
 
     /// Puts the next page there.
     pub fn resolve(&self) {
+        self.put(self.there.fetch_add(1, SeqCst));
+    }
+
+    /// Puts page `i` there.
+    pub fn put(&self, i: usize) {
         let bytes = self.map.read(0, page());
         let mut copy = Copy {
-            target: self.map.at(self.there.fetch_add(1, SeqCst) * page()) as u64,
+            target: self.map.at(i * page()) as u64,
             source: bytes.as_ptr() as u64,
             len: page() as u64,
             mode: 0,
