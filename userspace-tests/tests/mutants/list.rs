@@ -961,16 +961,19 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "mmap::shared_validate",
     ),
-    mutant(
-        "no_owner",
-        "the module can't be unloaded under a descriptor",
-        MISCDEVICE,
-        [
-            "owner: this_module(),",
-            "owner: { let _ = this_module(); core::ptr::null_mut() },",
-        ],
-        "refs::a_descriptor_holds",
-    ),
+    Mutant {
+        by: By::Kernel,
+        ..mutant(
+            "no_owner",
+            "the module can't be unloaded under a descriptor",
+            MISCDEVICE,
+            [
+                "owner: this_module(),",
+                "owner: { let _ = this_module(); core::ptr::null_mut() },",
+            ],
+            "refs::a_descriptor_holds",
+        )
+    },
     mutant(
         "no_fsync",
         "fsync(2) and msync(2) succeed",
