@@ -330,6 +330,10 @@ mod tests {
         assert_eq!((page_count, len), (3, 3));
         assert_eq!(size, 4 * PAGE_SIZE as bindings::loff_t);
         assert!(flags & (1 << bindings::mapping_flags_AS_UNEVICTABLE) != 0);
+        // The C `mapping_min_folio_order()` and `mapping_max_folio_order()`.
+        let orders = flags & bindings::AS_FOLIO_ORDER_MASK as usize;
+        let max = (PageCache::MAX_ORDER as usize) << bindings::mapping_flags_AS_FOLIO_ORDER_MAX;
+        assert_eq!(orders, max);
         assert_eq!(good, [true; 3]);
         assert_eq!(past_the_end, [true; 3]);
         Ok(())

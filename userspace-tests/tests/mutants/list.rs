@@ -1474,13 +1474,16 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "capacity::the_buffer_shows",
     ),
-    mutant(
-        "folios_larger_than_told",
-        "the mapping knows how large its folios are",
-        PAGEMAP,
-        ["(Self::MAX_ORDER as usize) << bindings", "0 << bindings"],
-        "huge::",
-    ),
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "folios_larger_than_told",
+            "the mapping knows how large its folios are",
+            PAGEMAP,
+            ["(Self::MAX_ORDER as usize) << bindings", "0 << bindings"],
+            "kunit::every_case",
+        )
+    },
     mutant(
         "load_goes_on_when_killed",
         "a killed insmod ends soon",

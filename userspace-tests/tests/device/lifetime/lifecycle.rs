@@ -21,7 +21,7 @@ use crate::{
         memory::{self, Advice, RW, SHARED, mmap, page, private, shared, table},
         module::{self, Log, fdinfo, fresh, initial, live_mappings, references},
         open, pread,
-        proc::{meminfo, vmstat},
+        proc::{free_pages, meminfo, settled, vmstat},
         process::{Child, Link, ROLES, Role, assert_dies_of, fork, start},
         pwrite,
     },
@@ -225,7 +225,7 @@ fn running_out_of_memory_is_enomem() {
     let cgroup = Cgroup::new("small");
     let limit = PAGES * page() as u64 / 2;
     cgroup.set("memory.max", &limit.to_string());
-    assert_no_memory(PAGES, |parameters| {
+    let load = |parameters: &str| {
         let child = fork(|link| {
             cgroup.enter();
             link.send(
@@ -238,7 +238,17 @@ fn running_out_of_memory_is_enomem() {
             0 => Ok(()),
             error => Err(Errno::from_raw_os_error(error as i32)),
         }
-    });
+    };
+    assert_no_memory(PAGES, load);
+    // What was allocated, and not charged any more, is free again.
+    module::unload_if_loaded();
+    let before = settled(free_pages, |_| true);
+    for _ in 0..8 {
+        assert_eq!(errno(load(&format!("buffer_pages={PAGES}"))), Errno::NOMEM);
+    }
+    let least = before - PAGES as i64 / 2;
+    let after = settled(free_pages, |after| *after > least);
+    assert!(after > least, "{before} pages were free, and now {after}");
     assert_eq!(cgroup.oom_kills(), 0, "nobody is killed");
 }
 
