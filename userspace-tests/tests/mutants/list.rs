@@ -1619,15 +1619,18 @@ pub const MUTANTS: &[Mutant] = &[
         "each page of the buffer is its own",
         PAGEMAP,
         ["self.find(index, 0)", "self.find(index & !1, 0)"],
-        "pages::transfers",
+        "poison::several poison::all_other",
     ),
-    mutant(
-        "errors_are_folios",
-        "what a memory error has taken is no folio",
-        PAGEMAP,
-        [".filter(|_| !is_err)", ".filter(|_| !is_err || true)"],
-        "poison::read_and_write",
-    ),
+    Mutant {
+        by: By::Kernel,
+        ..mutant(
+            "errors_are_folios",
+            "what a memory error has taken is no folio",
+            PAGEMAP,
+            [".filter(|_| !is_err)", ".filter(|_| !is_err || true)"],
+            "poison::read_and_write",
+        )
+    },
     mutant(
         "huge_size_counts_folios",
         "the size of huge folios is in bytes",
