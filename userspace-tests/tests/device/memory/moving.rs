@@ -34,6 +34,7 @@ use crate::{
         memory::{Advice, Map, RW, SHARED, mmap, mmap_skewed, page, shared, table},
         module::{self, Renew, fdinfo, fresh},
         open, pread,
+        proc::{HWPOISON, flags_of_pages},
         process::fork,
         pwrite, system_call, tmpfs_file,
     },
@@ -399,17 +400,23 @@ impl Block {
             .map(|path| (number(path.join("phys_index")), path))
             .collect();
         blocks.sort();
+        let frames = number(Path::new(DIR).join("block_size_bytes")) / page() as u64;
+        let frames_of = |i: u64| i * frames..(i + 1) * frames;
+        let is_good = |i: u64| {
+            let flags = flags_of_pages(frames_of(i));
+            flags.iter().all(|flags| flags & HWPOISON == 0)
+        };
+        // With a page that an earlier test has taken out of use, it would not come back.
         let block = blocks
             .into_iter()
             .rev()
-            .find(|(_, dir)| fs::write(dir.join("state"), "offline").is_ok());
+            .find(|(i, dir)| is_good(*i) && fs::write(dir.join("state"), "offline").is_ok());
         let Some((i, dir)) = block else {
-            skip("the kernel has something of its own in each block of memory");
+            skip("each block of memory has a bad page, or something of the kernel's own");
         };
-        let frames = number(Path::new(DIR).join("block_size_bytes")) / page() as u64;
         let block = Self {
             dir,
-            frames: i * frames..(i + 1) * frames,
+            frames: frames_of(i),
         };
         block.set("online_movable").expect("online_movable");
         block

@@ -171,18 +171,19 @@ pub fn unsettled_nobodys_pages() -> i64 {
     (listed.iter().sum::<i64>() - owned.iter().sum::<i64>()) / page() as i64
 }
 
-fn of_frame(file: &str, frame: u64) -> u64 {
-    let mut entry = [0; 8];
+fn of_frames(file: &str, frames: Range<u64>) -> Vec<u64> {
+    let mut entries = vec![0; 8 * (frames.end - frames.start) as usize];
     File::open(file)
         .expect(file)
-        .read_exact_at(&mut entry, 8 * frame)
+        .read_exact_at(&mut entries, 8 * frames.start)
         .expect(file);
-    u64::from_ne_bytes(entry)
+    let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("8 bytes"));
+    entries.chunks_exact(8).map(word).collect()
 }
 
 /// Page table entries that lead to the page frame.
 pub fn page_count(frame: u64) -> u64 {
-    of_frame("/proc/kpagecount", frame)
+    of_frames("/proc/kpagecount", frame..frame + 1)[0]
 }
 
 // Bits of `page_flags`, from <linux/kernel-page-flags.h>.
@@ -192,9 +193,15 @@ pub const WRITEBACK: u64 = 1 << 8;
 pub const ANON: u64 = 1 << 12;
 pub const SWAPBACKED: u64 = 1 << 14;
 pub const UNEVICTABLE: u64 = 1 << 18;
+pub const HWPOISON: u64 = 1 << 19;
 pub const MLOCKED: u64 = 1 << 33;
 
 /// What the page frame is used for.
 pub fn page_flags(frame: u64) -> u64 {
-    of_frame("/proc/kpageflags", frame)
+    flags_of_pages(frame..frame + 1)[0]
+}
+
+/// What each of the page frames is used for.
+pub fn flags_of_pages(frames: Range<u64>) -> Vec<u64> {
+    of_frames("/proc/kpageflags", frames)
 }
