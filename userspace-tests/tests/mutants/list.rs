@@ -1750,13 +1750,13 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "no_huge_faults",
-        "a huge folio is mapped by one entry",
+        "one fault maps several huge folios",
         VIRT,
         [
             "        #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]\n        huge_fault: Some(Self::huge_fault),\n",
             "",
         ],
-        "huge::a_load_maps huge::a_store_maps",
+        "huge::huge_folios_around",
     ),
     Mutant {
         by: By::Time,
