@@ -1831,26 +1831,19 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "like_a_file::userfaultfd_tracks",
     ),
-    mutant(
-        "private_stores_count_as_shared",
-        "a store to a private mapping reaches nobody else",
-        VIRT,
-        [
-            "unsafe { is_write(vmf) && vm_flags(vma(vmf)) & flags::SHARED != 0 }",
-            "unsafe { is_write(vmf) && vm_flags(vma(vmf)) != 0 }",
-        ],
-        "cow::",
-    ),
-    mutant(
-        "huge_entries_in_part",
-        "a huge entry lies within the mapping",
-        VIRT,
-        [
-            "            if window.pages != bindings::PMD_SIZE / PAGE_SIZE {\n",
-            "            if window.pages == 0 {\n",
-        ],
-        "pages::more_pages",
-    ),
+    Mutant {
+        by: By::Kernel,
+        ..mutant(
+            "private_stores_count_as_shared",
+            "a store to a private mapping reaches nobody else",
+            VIRT,
+            [
+                "unsafe { is_write(vmf) && vm_flags(vma(vmf)) & flags::SHARED != 0 }",
+                "unsafe { is_write(vmf) && vm_flags(vma(vmf)) != 0 }",
+            ],
+            "cow::",
+        )
+    },
     mutant(
         "huge_entries_shifted",
         "a huge entry leads to the folio that stands there",
@@ -1930,16 +1923,6 @@ pub const MUTANTS: &[Mutant] = &[
             "let first = accessed.saturating_sub(HUGE_FAULT_AROUND / 2);",
         ],
         "huge::huge_folios_around_go",
-    ),
-    mutant(
-        "huge_entries_around_unseen",
-        "who tracks writes sees each of them in huge folios too",
-        VIRT,
-        [
-            "bindings::vm_fault_reason_VM_FAULT_NOPAGE && !tracked {",
-            "bindings::vm_fault_reason_VM_FAULT_NOPAGE {",
-        ],
-        "soft_dirty",
     ),
     mutant(
         "huge_entries_for_tracked_stores",
