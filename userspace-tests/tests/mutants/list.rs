@@ -1925,16 +1925,6 @@ pub const MUTANTS: &[Mutant] = &[
         "huge::huge_folios_around_go",
     ),
     mutant(
-        "huge_entries_for_tracked_stores",
-        "who tracks writes sees each of them in huge folios too",
-        VIRT,
-        [
-            "(is_write(vmf) && (tracked || !is_shared_write(vmf)))",
-            "(is_write(vmf) && !is_shared_write(vmf))",
-        ],
-        "soft_dirty",
-    ),
-    mutant(
         "huge_entries_for_private_stores",
         "a store to a private mapping copies one page",
         VIRT,
