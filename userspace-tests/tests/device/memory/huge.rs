@@ -235,8 +235,11 @@ fn a_first_store_to_a_private_mapping_copies_one_page() {
     {
         view.write(at, b"one's own");
         assert_eq!(view.map.smaps_sum(&["Anonymous"]), (i + 1) * page());
+        assert_eq!(view.map.huge_bytes(), 0, "it brings nothing else");
     }
     view.check();
+    let map = mmap_skewed(0, &buffer.device, 0, buffer.len(), RW, PRIVATE);
+    assert_eq!(minor_faults(|| map.store(page())), 1);
 }
 
 /// Nor where an entry would reach out of the mapping.
