@@ -1944,26 +1944,32 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "pages::",
     ),
-    mutant(
-        "windows_past_the_mapping",
-        "a window lies within the mapping",
-        VIRT,
-        [
-            "let last = (table + (bindings::PMD_SIZE - 1)).min(vma.end() - 1);",
-            "let last = table + (bindings::PMD_SIZE - 1);",
-        ],
-        "pages::",
-    ),
-    mutant(
-        "windows_shifted",
-        "a window shows the pages that stand there",
-        VIRT,
-        [
-            "unsafe { pgoff(vmf) } - (address - start) / PAGE_SIZE,",
-            "unsafe { pgoff(vmf) } - (address - start) / PAGE_SIZE + 1,",
-        ],
-        "pages::every_page_faults pages::every_window",
-    ),
+    Mutant {
+        by: By::Kernel,
+        ..mutant(
+            "windows_past_the_mapping",
+            "a window lies within the mapping",
+            VIRT,
+            [
+                "let last = (table + (bindings::PMD_SIZE - 1)).min(vma.end() - 1);",
+                "let last = table + (bindings::PMD_SIZE - 1);",
+            ],
+            "pages::",
+        )
+    },
+    Mutant {
+        by: By::Kernel,
+        ..mutant(
+            "windows_shifted",
+            "a window shows the pages that stand there",
+            VIRT,
+            [
+                "unsafe { pgoff(vmf) } - (address - start) / PAGE_SIZE,",
+                "unsafe { pgoff(vmf) } - (address - start) / PAGE_SIZE + 1,",
+            ],
+            "pages::every_page_faults pages::every_window",
+        )
+    },
     mutant(
         "windows_less_a_page",
         "a window reaches to the end of the mapping",
