@@ -1301,16 +1301,19 @@ pub const MUTANTS: &[Mutant] = &[
         ],
         "poison::a_folio_that_cannot",
     ),
-    mutant(
-        "access_past_the_folio",
-        "a folio is accessed within it",
-        FOLIO,
-        [
-            "let length = length.min(self.size().saturating_sub(offset));\n        if",
-            "let length = length.max(self.size()) - offset;\n        if",
-        ],
-        "pages::transfers",
-    ),
+    Mutant {
+        kernel: "debug",
+        ..mutant(
+            "access_past_the_folio",
+            "a folio is accessed within it",
+            FOLIO,
+            [
+                "let length = length.min(self.size().saturating_sub(offset));\n        if",
+                "let length = length.max(self.size()) - offset;\n        if",
+            ],
+            "kunit::every_case",
+        )
+    },
     Mutant {
         kernel: "debug",
         ..mutant(
