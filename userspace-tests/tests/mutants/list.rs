@@ -1302,6 +1302,7 @@ pub const MUTANTS: &[Mutant] = &[
         "poison::a_folio_that_cannot",
     ),
     Mutant {
+        by: By::Kernel,
         kernel: "debug",
         ..mutant(
             "access_past_the_folio",
