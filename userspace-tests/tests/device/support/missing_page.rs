@@ -16,7 +16,7 @@ use rustix::{
     thread::{Pid, gettid},
 };
 
-use super::memory::{Map, PRIVATE, RW, anonymous, page};
+use super::memory::{Advice, Map, PRIVATE, RW, anonymous, page};
 
 /// `struct uffdio_api`
 #[repr(C)]
@@ -64,6 +64,8 @@ impl MissingPages {
     /// All `pages` are to hold nothing but `byte`.
     pub fn new(pages: usize, byte: u8) -> Self {
         let map = anonymous(pages, RW, PRIVATE);
+        // The first page is to come alone. A kernel without huge pages does not know the advice.
+        let _ = map.advise(Advice::LinuxNoHugepage);
         map.write(0, &vec![byte; page()]);
         // SAFETY: faults are handled in `resolve`.
         let uffd = unsafe { userfaultfd(UserfaultfdFlags::CLOEXEC) }.expect("userfaultfd");
