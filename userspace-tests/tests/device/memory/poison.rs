@@ -182,10 +182,18 @@ fn touch_it_all_ways(len: usize, at: usize) {
         for (how, touch) in touches {
             let who = format!("{flags:?}, mapped afterwards, {how}");
             Toucher::new(map(flags, 0, false), at, touch).gets_a_sigbus(&who);
+        }
+    }
+    touch_it_alone(at);
+}
+
+/// In mappings of that page and no other, made afterwards.
+fn touch_it_alone(at: usize) {
+    for flags in BOTH {
+        for touch in [Map::load, Map::store] {
             let only =
                 move || mmap(open(OFlags::RDWR), at as u64, page(), RW, flags).expect("mmap");
-            let who = format!("{flags:?}, that page alone, {how}");
-            Toucher::new(only, 0, touch).gets_a_sigbus(&who);
+            Toucher::new(only, 0, touch).gets_a_sigbus(&format!("{flags:?}, that page alone"));
         }
     }
 }
@@ -257,7 +265,6 @@ fn several_bad_pages() {
             }
         }
     }
-    let mut found = vec![0; 3 * page()];
     for (at, expected) in [
         (bad[0] - 10, Ok(10)),
         (bad[0], Err(Errno::IO)),
@@ -266,22 +273,12 @@ fn several_bad_pages() {
         (bad[2], Err(Errno::IO)),
         (bad[2] + page(), Ok(3 * page())),
     ] {
-        let n = io::pread(&buffer.device, &mut found[..], at as u64);
-        assert_eq!(n, expected, "pread at {at:#x}");
-        let n = io::pwrite(&buffer.device, &found, at as u64);
-        assert_eq!(n, expected, "pwrite at {at:#x}");
-        if let Ok(n) = expected {
-            buffer.changed(at, &found[..n]);
-        }
+        transfer(&buffer, at, expected);
     }
-    for cleared in [false, true] {
-        if cleared {
-            clear(&buffer);
-        }
-        for part in good.clone() {
-            buffer.check_part(part);
-        }
-    }
+    let check_good = || good.iter().for_each(|part| buffer.check_part(part.clone()));
+    check_good();
+    clear(&buffer);
+    check_good();
 }
 
 fn a_private_copy_is_unharmed() {
@@ -336,16 +333,7 @@ fn a_folio_that_cannot_be_split() {
             }
         }
     }
-    let touch_it_alone = || {
-        for flags in BOTH {
-            for touch in [Map::load, Map::store] {
-                let only =
-                    move || mmap(open(OFlags::RDWR), bad as u64, page(), RW, flags).expect("mmap");
-                Toucher::new(only, 0, touch).gets_a_sigbus(&format!("{flags:?}, that page alone"));
-            }
-        }
-    };
-    touch_it_alone();
+    touch_it_alone(bad);
     clears_others(&buffer, bad);
     ring.submitter()
         .unregister_buffers()
@@ -364,16 +352,32 @@ fn a_folio_that_cannot_be_split() {
     );
     check_others(&buffer, bad);
     transfers_end_there(&buffer, bad);
-    touch_it_alone();
+    touch_it_alone(bad);
     clears_others(&buffer, bad);
 }
 
 // --- the kernel's copies ------------------------------------------------------
 
+/// A read and a write of three pages there end as expected.
+#[track_caller]
+fn transfer(buffer: &Large, offset: usize, expected: io::Result<usize>) {
+    let mut found = vec![0; 3 * page()];
+    let n = io::pread(&buffer.device, &mut found[..], offset as u64);
+    assert_eq!(n, expected, "pread at {offset:#x}");
+    if let Ok(n) = expected {
+        assert_same(&found[..n], &buffer.expected(offset, n), "what was read");
+    }
+    let bytes = vec![offset as u8; 3 * page()];
+    let n = io::pwrite(&buffer.device, &bytes, offset as u64);
+    assert_eq!(n, expected, "pwrite at {offset:#x}");
+    if let Ok(n) = expected {
+        buffer.changed(offset, &bytes[..n]);
+    }
+}
+
 /// Reads and writes are short before it, EIO at it, and as ever after it.
 #[track_caller]
 fn transfers_end_there(buffer: &Large, bad: usize) {
-    let mut found = vec![0; 3 * page()];
     for (offset, expected) in [
         (bad, Err(Errno::IO)),
         (bad + page() - 1, Err(Errno::IO)),
@@ -382,18 +386,7 @@ fn transfers_end_there(buffer: &Large, bad: usize) {
         (0, Ok(3 * page())),
         (bad + page(), Ok(3 * page())),
     ] {
-        let at = offset as u64;
-        let n = io::pread(&buffer.device, &mut found[..], at);
-        assert_eq!(n, expected, "pread at {offset:#x}");
-        if let Ok(n) = expected {
-            assert_same(&found[..n], &buffer.expected(offset, n), "what was read");
-        }
-        let bytes = vec![offset as u8; 3 * page()];
-        let n = io::pwrite(&buffer.device, &bytes, at);
-        assert_eq!(n, expected, "pwrite at {offset:#x}");
-        if let Ok(n) = expected {
-            buffer.changed(offset, &bytes[..n]);
-        }
+        transfer(buffer, offset, expected);
         check_others(buffer, bad);
     }
 }

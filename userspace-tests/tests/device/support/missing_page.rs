@@ -67,7 +67,7 @@ impl MissingPages {
         // The first page is to come alone. A kernel without huge pages does not know the advice.
         let _ = map.advise(Advice::LinuxNoHugepage);
         map.write(0, &vec![byte; page()]);
-        // SAFETY: faults are handled in `resolve`.
+        // SAFETY: faults are handled by `put`.
         let uffd = unsafe { userfaultfd(UserfaultfdFlags::CLOEXEC) }.expect("userfaultfd");
         let mut api = Api {
             api: UFFD_API,
