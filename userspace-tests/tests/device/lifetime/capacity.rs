@@ -3,7 +3,6 @@
 //! large copy ends when its process is killed.
 
 use std::{
-    collections::BTreeSet,
     fs,
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -18,7 +17,6 @@ use rust_mmapdev::{Access, Device};
 use rustix::{
     fs::{OFlags, SeekFrom, seek, tell},
     io::{self, Errno},
-    mount::{MountFlags, mount},
     process::{Signal, kill_process},
 };
 
@@ -37,6 +35,7 @@ use crate::{
         process::{Child, fork},
         signal::handle,
         system_call,
+        trace::traced,
     },
 };
 
@@ -545,43 +544,28 @@ fn a_caught_signal_does_not_cut_a_clear() {
 /// A load looks for a single page as long as there is hope, and kills nobody for it; larger folios
 /// it takes where it finds them. The kernel's own word, as memory that is hard to find is hard to make.
 fn only_single_pages_are_insisted_on() {
-    const TRACEFS: &str = "/sys/kernel/tracing";
     module::unload_if_loaded();
-    if !Path::new(TRACEFS).join("trace").exists() {
-        mount("tracefs", TRACEFS, "tracefs", MountFlags::empty(), None).expect("mount tracefs");
-    }
-    let set = |file: &str, value: &str| {
-        let path = Path::new(TRACEFS).join(file);
-        fs::write(&path, value).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
-    };
-    set("trace", "");
-    set("set_event_pid", &std::process::id().to_string());
-    set("events/kmem/mm_page_alloc/enable", "1");
     // In folios of many pages, of two, and of one.
-    let result = module::load(&format!("buffer_pages={}", 512 + 3));
-    set("events/kmem/mm_page_alloc/enable", "0");
+    let load = || module::load(&format!("buffer_pages={}", 512 + 3));
+    let (result, trace) = traced(load);
     result.expect("insmod");
-    let trace = fs::read_to_string(Path::new(TRACEFS).join("trace")).expect("the trace");
-    let ours = |line: &&str| line.contains("GFP_HIGHUSER_MOVABLE") && line.contains("__GFP_NOWARN");
-    let (single, larger): (Vec<_>, Vec<_>) = trace
-        .lines()
-        .filter(ours)
-        .partition(|line| line.contains(" order=0 "));
-    assert!(!single.is_empty(), "{trace}");
-    assert_eq!(!larger.is_empty(), has_huge_pages(), "{trace}");
-    for (lines, how) in [(&single, "__GFP_RETRY_MAYFAIL"), (&larger, "__GFP_NORETRY")] {
-        for line in lines {
-            let flags = line.split("gfp_flags=").nth(1).expect("gfp_flags");
-            let flags: BTreeSet<_> = flags.trim_end().split('|').collect();
+    let mut allocations = trace.read();
+    allocations.retain(|it| it.has(&["GFP_HIGHUSER_MOVABLE", "__GFP_NOWARN"]));
+    let (single, larger): (Vec<_>, Vec<_>) = allocations.iter().partition(|it| it.order == 0);
+    assert!(!single.is_empty());
+    assert_eq!(!larger.is_empty(), has_huge_pages());
+    for (allocations, how) in [(&single, "__GFP_RETRY_MAYFAIL"), (&larger, "__GFP_NORETRY")] {
+        for allocation in allocations {
             // Compound pages are what folios are; none of the reserves, and of any node.
-            let expected = BTreeSet::from([
+            let expected = [
                 "GFP_HIGHUSER_MOVABLE",
                 "__GFP_NOWARN",
                 "__GFP_COMP",
                 "__GFP_ZERO",
                 how,
-            ]);
-            assert_eq!(flags, expected, "{line}");
+            ];
+            let flags = &allocation.flags;
+            assert_eq!(flags, &expected.map(str::to_owned).into(), "{allocation:?}");
         }
     }
 }

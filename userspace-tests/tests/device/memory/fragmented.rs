@@ -18,6 +18,7 @@ use crate::{
         module::{self, Log, Renew, fdinfo, initial},
         pread,
         proc::{Setting, available, minor_faults, page_flags, vmstat},
+        trace::{Allocation, traced},
     },
 };
 
@@ -139,14 +140,12 @@ fn load_in_pieces(of: usize) -> Device {
         "{}",
         fs::read_to_string("/proc/buddyinfo").expect("buddyinfo")
     );
-    let [kills, stalls] = ["oom_kill", "compact_stall"].map(vmstat);
+    let kills = vmstat("oom_kill");
     let (log, start) = (Log::from_now(), Instant::now());
-    module::load(&format!("buffer_pages={}", SIZE / page())).expect("insmod");
+    let load = || module::load(&format!("buffer_pages={}", SIZE / page()));
+    let (result, trace) = traced(load);
+    result.expect("insmod");
     println!("loaded in {:?}", start.elapsed());
-    let stalls = vmstat("compact_stall") - stalls;
-    println!("memory was put together {stalls} times");
-    // Not for every folio again: once an order, and what else is under way in the machine.
-    assert!(stalls <= 40, "{stalls} times");
     drop(fragments);
     let device = Device::open(Access::ReadWrite).expect("open");
     let in_huge_folios = fdinfo(&device, "huge_size");
@@ -169,6 +168,12 @@ fn load_in_pieces(of: usize) -> Device {
     );
     assert_eq!(lines, [line]);
     assert_eq!(vmstat("oom_kill"), kills, "nobody is killed");
+    // Memory is put together once for want of a folio of some size, not for every folio again.
+    let in_vain = |it: &Allocation| it.failed && it.has(&["GFP_HIGHUSER_MOVABLE", "__GFP_NORETRY"]);
+    let orders = trace.read().into_iter().filter(in_vain).map(|it| it.order);
+    let orders: Vec<_> = orders.collect();
+    println!("no folio was to be had of the orders {orders:?}");
+    assert!(orders.is_sorted_by(|a, b| a > b), "{orders:?}");
     device
 }
 

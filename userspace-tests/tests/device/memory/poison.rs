@@ -249,7 +249,9 @@ fn several_bad_pages() {
         bad[1] + page()..bad[2],
         bad[2] + page()..buffer.len(),
     ];
-    bad.map(poison);
+    for at in bad {
+        poison(at);
+    }
     assert_eq!(fdinfo(&buffer.device, "huge_size"), 0, "both are split");
     let map = |flags| move || mmap(open(OFlags::RDWR), 0, 2 * table(), RW, flags).expect("mmap");
     for flags in BOTH {

@@ -14,6 +14,7 @@ pub mod shared;
 pub mod signal;
 pub mod sysctl;
 pub mod touch;
+pub mod trace;
 
 use std::{
     fmt::Debug,
