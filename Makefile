@@ -35,7 +35,7 @@ module: ## build rust_mmapdev.ko, for the VM's kernel or for KDIR=
 ifneq ($(KDIR),)
 	@ko=$$(scripts/module --kdir '$(KDIR)') && cp "$$ko" .
 else
-	@scripts/host-tools && ko=$$(scripts/module $(kernel)) && cp "$$ko" .
+	@ko=$$(scripts/module $(kernel)) && cp "$$ko" .
 endif
 	@echo rust_mmapdev.ko
 
