@@ -594,6 +594,13 @@ pub const MUTANTS: &[Mutant] = &[
         "fdinfo::size_and_pages",
     ),
     mutant(
+        "fdinfo_with_units",
+        "fdinfo's lines are a name, a tab and a number",
+        DEVICE,
+        ["\"huge_size:\\t{}\\n\"", "\"huge_size:\\t{} kB\\n\""],
+        "fdinfo::no_line",
+    ),
+    mutant(
         "fdinfo_has_an_address",
         "fdinfo tells no address",
         DEVICE,
@@ -642,6 +649,26 @@ pub const MUTANTS: &[Mutant] = &[
             "fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Buffer>> {\n        if _file.flags() & O_ACCMODE == O_WRONLY {\n            return Err(EACCES);\n        }\n",
         ],
         "open::every_access_mode",
+    ),
+    mutant(
+        "open_wants_root",
+        "whom the node lets in may open it",
+        DEVICE,
+        [
+            "misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Buffer>> {\n",
+            "misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Buffer>> {\n        if kernel::task::Kuid::current_euid().into_uid_in_current_ns() != 0 {\n            return Err(EACCES);\n        }\n",
+        ],
+        "open::whom",
+    ),
+    mutant(
+        "clear_wants_root",
+        "who has the device open for writing may clear it",
+        DEVICE,
+        [
+            "                buffer.clear()?;\n",
+            "                if kernel::task::Kuid::current_euid().into_uid_in_current_ns() != 0 {\n                    return Err(EPERM);\n                }\n                buffer.clear()?;\n",
+        ],
+        "open::whom open::an_open",
     ),
     mutant(
         "open_refuses_the_hundredth",
@@ -1526,6 +1553,26 @@ pub const MUTANTS: &[Mutant] = &[
         "fragmented::a_load",
     ),
     mutant(
+        "memory_not_put_together_for_huge_folios",
+        "a load looks for folios of the largest size, too",
+        PAGEMAP,
+        [
+            "let mut tried = Self::MAX_ORDER + 1;",
+            "let mut tried = Self::MAX_ORDER;",
+        ],
+        "capacity::only_single",
+    ),
+    mutant(
+        "memory_put_together_for_the_first_folio",
+        "a load looks for all folios but those that are not to be had",
+        PAGEMAP,
+        [
+            "self.add_folio(index, order, order < tried)",
+            "self.add_folio(index, order, index == 0 && order < tried)",
+        ],
+        "capacity::only_single",
+    ),
+    mutant(
         "pages_for_good",
         "the buffer's pages stand where they can be moved away from",
         PAGEMAP,
@@ -2041,6 +2088,16 @@ pub const MUTANTS: &[Mutant] = &[
         [
             "Self::HwPoison => bindings::vm_fault_reason_VM_FAULT_HWPOISON,",
             "Self::HwPoison => bindings::vm_fault_reason_VM_FAULT_SIGBUS,",
+        ],
+        "poison::who_touches",
+    ),
+    mutant(
+        "a_memory_error_of_a_huge_page",
+        "a memory error is reported as one of a page",
+        VIRT,
+        [
+            "Self::HwPoison => bindings::vm_fault_reason_VM_FAULT_HWPOISON,",
+            "Self::HwPoison => bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE,",
         ],
         "poison::who_touches",
     ),

@@ -3,11 +3,11 @@
 
 use std::{
     fs,
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
     path::Path,
 };
 
-use rust_mmapdev::Device;
+use rust_mmapdev::{Access, Device};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Mode, OFlags},
@@ -18,8 +18,8 @@ use crate::{
     harness::tests,
     support::{
         assert_same, errno,
-        memory::{page, shared},
-        module::{self, fresh, initial},
+        memory::{page, private, shared},
+        module::{self, Renew, fresh, initial},
         open, pread,
         process::{become_nobody, fork},
     },
@@ -32,6 +32,7 @@ tests![
     direct_is_einval,
     truncation_has_no_effect,
     nobody_else_may_open,
+    whom_the_node_lets_in_may_use_all,
     an_open_descriptor_outlives_privilege,
     many_descriptors,
     always_ready,
@@ -110,21 +111,59 @@ fn nobody_else_may_open() {
     .join();
 }
 
+/// What a process without privileges does with a device of one page, in each way that there is.
+fn use_all(device: &Device) {
+    device.info().expect("INFO");
+    device.clear().expect("CLEAR");
+    assert_eq!(io::pwrite(device, b"from nobody", 0), Ok(11));
+    let mut bytes = [0; 11];
+    assert_eq!(io::pread(device, &mut bytes, 0), Ok(11));
+    assert_same(&bytes, b"from nobody", "the buffer");
+    private(device, 1).write(0, b"for itself.");
+    let map = shared(device, 1);
+    assert_same(&map.read(0, 11), b"from nobody", "the mapping");
+    map.write(5, b"anybody");
+}
+
+/// Its mode and owner are the administrator's to set, and nothing else is asked for.
+fn whom_the_node_lets_in_may_use_all() {
+    const NOBODY: u32 = 65534;
+    fresh(1);
+    let _renew = Renew;
+    for (mode, group) in [(0o666, 0), (0o660, NOBODY), (0o640, NOBODY)] {
+        let permissions = fs::Permissions::from_mode(mode);
+        fs::set_permissions(Device::PATH, permissions).expect("chmod");
+        chown(Device::PATH, None, Some(group)).expect("chown");
+        fork(|_| {
+            become_nobody();
+            open(OFlags::RDONLY);
+            for flags in [OFlags::WRONLY, OFlags::RDWR] {
+                let result = rustix::fs::open(Device::PATH, flags, Mode::empty());
+                let expected = if mode == 0o640 {
+                    Err(Errno::ACCESS)
+                } else {
+                    Ok(())
+                };
+                assert_eq!(result.map(drop), expected, "{flags:?} with {mode:o}");
+            }
+            if mode != 0o640 {
+                use_all(&Device::open(Access::ReadWrite).expect("open"));
+            }
+        })
+        .join();
+    }
+    assert_same(&pread(0, 13), b"from anybody\0", "what was stored");
+}
+
 /// The right to use the device is the descriptor's: it can be opened by root and handed on.
 fn an_open_descriptor_outlives_privilege() {
     let device = fresh(1);
     fork(|_| {
         become_nobody();
-        assert_eq!(io::pread(&device, &mut [0; 8], 0), Ok(8));
-        shared(&device, 1).write(0, b"from nobody");
-        device.info().expect("INFO");
+        use_all(&device);
     })
     .join();
-    assert_same(
-        &pread(0, 11),
-        b"from nobody",
-        "what the unprivileged process stored",
-    );
+    assert_same(&pread(0, 13), b"from anybody\0", "what was stored");
 }
 
 fn many_descriptors() {

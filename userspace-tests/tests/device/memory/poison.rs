@@ -106,12 +106,23 @@ fn check_others(buffer: &Large, bad: usize) {
 /// Where the handler says what has happened.
 static REPORT: AtomicI32 = AtomicI32::new(-1);
 
+/// From <asm-generic/siginfo.h>: what `siginfo_t` is for a SIGBUS.
+#[repr(C)]
+struct SigbusInfo {
+    signo: i32,
+    errno: i32,
+    code: i32,
+    addr: *mut libc::c_void,
+    addr_lsb: i16,
+}
+
 extern "C" fn report(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the kernel's own description of a SIGBUS.
-    let words = unsafe { [(*info).si_code as u64, (*info).si_addr() as u64] };
+    let info = unsafe { &*info.cast::<SigbusInfo>() };
+    let words = [info.code as u64, info.addr as u64, info.addr_lsb as u64];
     // SAFETY: both calls may be made in a handler.
     unsafe {
-        libc::write(REPORT.load(Relaxed), words.as_ptr().cast(), 16);
+        libc::write(REPORT.load(Relaxed), words.as_ptr().cast(), 24);
         libc::_exit(0)
     }
 }
@@ -132,7 +143,7 @@ impl Toucher {
             link.send(map.at(at) as u64);
             link.wait();
             touch(&map, at);
-            for _ in 0..2 {
+            for _ in 0..3 {
                 link.send(0);
             }
         });
@@ -144,8 +155,10 @@ impl Toucher {
     #[track_caller]
     fn gets_a_sigbus(self, who: &str) {
         self.child.link.signal();
-        let [code, address] = [(); 2].map(|()| self.child.link.receive());
+        let [code, address, shift] = [(); 3].map(|()| self.child.link.receive());
         assert_eq!(code as i32, BUS_MCEERR_AR, "{who}: si_code");
+        // No more is gone than this one page.
+        assert_eq!(shift, u64::from(page().ilog2()), "{who}: si_addr_lsb");
         let page = page() as u64;
         assert_eq!(address / page, self.address / page, "{who}: si_addr");
         self.child.join();
