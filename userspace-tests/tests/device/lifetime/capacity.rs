@@ -550,9 +550,13 @@ fn only_single_pages_are_insisted_on() {
     let (result, trace) = traced(load);
     result.expect("insmod");
     let mut allocations = trace.read();
-    // Nobody else has movable pages that are zeroed and does without a warning.
-    let movable = |it: &Allocation| it.flags.iter().any(|flag| flag.ends_with("_MOVABLE"));
-    allocations.retain(|it| movable(it) && it.has(&["__GFP_NOWARN", "__GFP_ZERO"]));
+    // Nobody else does without a warning for movable pages. Without direct reclaim, their flags have
+    // other names.
+    let ours = |it: &Allocation| {
+        it.has(&["GFP_HIGHUSER_MOVABLE", "__GFP_NOWARN"])
+            || it.has(&["__GFP_MOVABLE", "GFP_NOWAIT"])
+    };
+    allocations.retain(ours);
     let (single, larger): (Vec<_>, Vec<_>) = allocations.iter().partition(|it| it.order == 0);
     assert!(!single.is_empty());
     assert_eq!(!larger.is_empty(), has_huge_pages());
