@@ -32,7 +32,7 @@ use crate::{
             Setting, available, meminfo, nobodys_pages, settle_lists, settled,
             unsettled_nobodys_pages,
         },
-        process::{Child, fork},
+        process::{Child, fork, run_on},
         signal::handle,
         system_call,
         trace::{Allocation, traced},
@@ -244,13 +244,16 @@ fn assert_nothing_left(cached_before: i64) {
     assert!(left < MIB as i64, "{left} bytes of page cache");
 }
 
-/// How often a signal may come when the call is over, which is up to the scheduler.
+/// How often a signal may come when the call is over, which is up to the scheduler. Where both
+/// processes take turns on one CPU it is rare: of two, the one that sends the signal may be an
+/// emulated CPU that stands still, because the host is busy.
 const ATTEMPTS: usize = 20;
 
 /// A child that loads the module with a buffer of `size` bytes and gets `signal` when there is a
 /// part of them, and the kernel's log from its start on.
 #[track_caller]
 fn interrupt_load(signal: Signal, size: usize, load: impl Fn()) -> (Child, Log) {
+    run_on(0);
     for _ in 0..ATTEMPTS {
         module::unload_if_loaded();
         need(size);
@@ -362,6 +365,7 @@ impl Memory {
 #[track_caller]
 fn interrupt(signal: Signal, first: &Map, last: &Map, from: u32, call: impl Fn()) -> Child {
     let unchanged = |map: &Map| map.u32(0).load(SeqCst) == from;
+    run_on(0);
     for _ in 0..ATTEMPTS {
         for map in [first, last] {
             map.u32(0).store(from, SeqCst);
@@ -448,6 +452,7 @@ fn assert_write_ends_with(end: fn()) {
     for map in [&memory.first, &memory.last] {
         map.u32(0).store(AFTER, SeqCst);
     }
+    run_on(0);
     for _ in 0..ATTEMPTS / 4 {
         for map in [&first, &last] {
             map.u32(0).store(BEFORE, SeqCst);

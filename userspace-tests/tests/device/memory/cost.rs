@@ -11,10 +11,7 @@ use std::{
     thread,
 };
 
-use rustix::{
-    io,
-    thread::{CpuSet, sched_setaffinity},
-};
+use rustix::io;
 
 use crate::{
     harness::{skip, tests},
@@ -27,7 +24,7 @@ use crate::{
         module::{fresh, initial},
         pattern, pread,
         proc::{faults, field, minor_faults, status_kib},
-        process::{end, fork},
+        process::{end, fork, run_on},
         pwrite, seccomp, tmpfs_file,
     },
 };
@@ -330,12 +327,6 @@ fn page_tables_go_with_munmap() {
             assert_eq!(after, before);
         }
     }
-}
-
-fn run_on(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).expect("sched_setaffinity");
 }
 
 /// Interrupts that tell another processor to forget addresses, where it takes interrupts.

@@ -27,6 +27,7 @@ use rustix::{
     process::{
         Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, wait, waitpid,
     },
+    thread::{CpuSet, sched_setaffinity},
     time::Timespec,
 };
 
@@ -356,6 +357,13 @@ impl Program {
         );
         output
     }
+}
+
+/// This thread, and those that it starts from now on, run on one CPU.
+pub fn run_on(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).expect("sched_setaffinity");
 }
 
 /// Gives up root for good.
