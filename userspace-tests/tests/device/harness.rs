@@ -35,8 +35,9 @@ const LONG_TIME_LIMIT: Duration = Duration::from_secs(1800);
 /// How long a process may take to end when it is killed.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
-/// How much longer things take on the debug kernel, with its checks at every turn.
-const DEBUG_FACTOR: u32 = 5;
+/// How much longer things take on the debug kernel, with its checks at every turn: as a rule some five
+/// times, and twenty for what has many VMAs, which it all looks at again after each change of one.
+const DEBUG_FACTOR: u32 = 20;
 
 /// How a test's process gets to know of `--long`, `--seed N` and `--duration S`.
 const LONG: &str = "DEVICE_LONG";
