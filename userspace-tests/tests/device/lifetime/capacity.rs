@@ -35,7 +35,7 @@ use crate::{
         process::{Child, fork, run_on},
         signal::handle,
         system_call,
-        trace::{Allocation, traced},
+        trace::{Allocation, Trace},
     },
 };
 
@@ -552,8 +552,8 @@ fn only_single_pages_are_insisted_on() {
     module::unload_if_loaded();
     // In folios of many pages, of two, and of one.
     let load = || module::load(&format!("buffer_pages={}", 512 + 3));
-    let (result, trace) = traced(load);
-    result.expect("insmod");
+    let trace = Trace::new();
+    trace.record(load).expect("insmod");
     let mut allocations = trace.read();
     // Nobody else does without a warning for movable pages. Without direct reclaim, their flags have
     // other names.

@@ -18,7 +18,7 @@ use crate::{
         module::{self, Log, Renew, fdinfo, initial},
         pread,
         proc::{Setting, available, minor_faults, page_flags, vmstat},
-        trace::{Allocation, traced},
+        trace::{Allocation, Trace},
     },
 };
 
@@ -135,6 +135,7 @@ fn folio_sizes() -> Vec<usize> {
 
 /// A module that was loaded with memory in pieces, without a word of the kernel about memory.
 fn load_in_pieces(of: usize) -> Device {
+    let trace = Trace::new();
     let fragments = Fragments::new(of);
     println!(
         "{}",
@@ -143,8 +144,7 @@ fn load_in_pieces(of: usize) -> Device {
     let kills = vmstat("oom_kill");
     let (log, start) = (Log::from_now(), Instant::now());
     let load = || module::load(&format!("buffer_pages={}", SIZE / page()));
-    let (result, trace) = traced(load);
-    result.expect("insmod");
+    trace.record(load).expect("insmod");
     println!("loaded in {:?}", start.elapsed());
     drop(fragments);
     let device = Device::open(Access::ReadWrite).expect("open");

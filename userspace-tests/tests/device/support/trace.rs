@@ -5,7 +5,13 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use rustix::mount::{MountFlags, mount};
 
+use super::proc::Setting;
+
 const TRACEFS: &str = "/sys/kernel/tracing";
+
+/// Whose allocations are recorded.
+const FILTER: &str = "events/kmem/mm_page_alloc/filter";
+const NOBODY: &str = "common_pid < 0";
 
 /// An allocation of pages that was tried: the tracepoint kmem:mm_page_alloc.
 #[derive(Debug)]
@@ -16,34 +22,33 @@ pub struct Allocation {
     pub failed: bool,
 }
 
-/// What `call` returns, and what it allocated. Of the main thread only.
+/// The kernel's record of allocations, as long as it lives.
 ///
-/// To read the trace takes memory in one piece, for which there may be a better time.
-pub fn traced<T>(call: impl FnOnce() -> T) -> (T, Trace) {
-    if !Path::new(TRACEFS).join("trace").exists() {
-        mount("tracefs", TRACEFS, "tracefs", MountFlags::empty(), None).expect("mount tracefs");
-    }
-    let set = |file: &str, value: &str| {
-        let path = Path::new(TRACEFS).join(file);
-        fs::write(&path, value).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
-    };
-    set("trace", "");
-    // Not by set_event_pid: that changes the code of the scheduler while it runs, and emulated CPUs
-    // do not always follow.
-    let thread = format!("common_pid == {}", std::process::id());
-    set("events/kmem/mm_page_alloc/filter", &thread);
-    set("events/kmem/mm_page_alloc/enable", "1");
-    let result = call();
-    set("events/kmem/mm_page_alloc/enable", "0");
-    (result, Trace(()))
-}
-
-/// The allocations of a call, until the next one is traced.
+/// To begin and to end takes memory, and so does reading: there may be a better time for it than that
+/// of the call.
 pub struct Trace(());
 
 impl Trace {
-    /// In their order.
-    pub fn read(self) -> Vec<Allocation> {
+    pub fn new() -> Self {
+        if !Path::new(TRACEFS).join("trace").exists() {
+            mount("tracefs", TRACEFS, "tracefs", MountFlags::empty(), None).expect("mount tracefs");
+        }
+        set("trace", "");
+        set(FILTER, NOBODY);
+        switch("1");
+        Self(())
+    }
+
+    /// What `call` returns. What it allocates is recorded, if this is the main thread.
+    pub fn record<T>(&self, call: impl FnOnce() -> T) -> T {
+        set(FILTER, &format!("common_pid == {}", std::process::id()));
+        let result = call();
+        set(FILTER, NOBODY);
+        result
+    }
+
+    /// What was recorded, in its order.
+    pub fn read(&self) -> Vec<Allocation> {
         let trace = fs::read_to_string(Path::new(TRACEFS).join("trace")).expect("the trace");
         let counts = trace
             .lines()
@@ -56,6 +61,25 @@ impl Trace {
         let allocations = trace.lines().filter(|line| !line.starts_with('#'));
         allocations.map(Allocation::parse).collect()
     }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        switch("0");
+    }
+}
+
+fn set(file: &str, value: &str) {
+    let path = Path::new(TRACEFS).join(file);
+    fs::write(&path, value).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
+}
+
+/// Begins or ends recording. The kernel changes its own code for it, and with QEMU 7.2 an emulated CPU
+/// that runs there at that moment may meet a breakpoint that has gone: there is to be no other CPU.
+fn switch(value: &str) {
+    let other = "/sys/devices/system/cpu/cpu1/online";
+    let _alone = Path::new(other).exists().then(|| Setting::new(other, "0"));
+    set("events/kmem/mm_page_alloc/enable", value);
 }
 
 impl Allocation {
