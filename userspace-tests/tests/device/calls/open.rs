@@ -21,7 +21,7 @@ use crate::{
         memory::{page, private, shared},
         module::{self, Renew, fresh, initial},
         open, pread,
-        process::{become_nobody, fork},
+        process::{NOBODY, become_nobody, fork},
     },
 };
 
@@ -127,7 +127,6 @@ fn use_all(device: &Device) {
 
 /// Its mode and owner are the administrator's to set, and nothing else is asked for.
 fn whom_the_node_lets_in_may_use_all() {
-    const NOBODY: u32 = 65534;
     fresh(1);
     let _renew = Renew;
     for (mode, group) in [(0o666, 0), (0o660, NOBODY), (0o640, NOBODY)] {

@@ -2,7 +2,7 @@
 //! Processes: forked ones, unrelated ones, C programs; and the links that order what they do.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{IoSlice, IoSliceMut, Write},
     mem::MaybeUninit,
     os::{
@@ -10,6 +10,7 @@ use std::{
         unix::{net::UnixStream, process::ExitStatusExt},
     },
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
     process::{Command, ExitStatus, Output, Stdio},
     ptr,
     thread::sleep,
@@ -366,9 +367,38 @@ pub fn run_on(cpu: usize) {
     sched_setaffinity(None, &set).expect("sched_setaffinity");
 }
 
+/// Where the VM has two CPUs, one of them is away until this is dropped.
+pub struct OneCpu(());
+
+impl OneCpu {
+    const ONLINE: &str = "/sys/devices/system/cpu/cpu1/online";
+
+    /// [`None`]: there is no other.
+    pub fn new() -> Option<Self> {
+        Path::new(Self::ONLINE).exists().then(|| {
+            Self::set("0");
+            Self(())
+        })
+    }
+
+    fn set(value: &str) {
+        fs::write(Self::ONLINE, value)
+            .unwrap_or_else(|err| panic!("{value} to {}: {err}", Self::ONLINE));
+    }
+}
+
+impl Drop for OneCpu {
+    // Not what it was before: somebody else may have taken it away, too, for a moment.
+    fn drop(&mut self) {
+        Self::set("1");
+    }
+}
+
+/// User and group of who owns nothing.
+pub const NOBODY: u32 = 65534;
+
 /// Gives up root for good.
 pub fn become_nobody() {
-    const NOBODY: u32 = 65534;
     // SAFETY: no memory is involved.
     let results = unsafe {
         [

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use rustix::mount::{MountFlags, mount};
 
-use super::proc::Setting;
+use super::process::OneCpu;
 
 const TRACEFS: &str = "/sys/kernel/tracing";
 
@@ -77,8 +77,7 @@ fn set(file: &str, value: &str) {
 /// Begins or ends recording. The kernel changes its own code for it, and with QEMU 7.2 an emulated CPU
 /// that runs there at that moment may meet a breakpoint that has gone: there is to be no other CPU.
 fn switch(value: &str) {
-    let other = "/sys/devices/system/cpu/cpu1/online";
-    let _alone = Path::new(other).exists().then(|| Setting::new(other, "0"));
+    let _alone = OneCpu::new();
     set("events/kmem/mm_page_alloc/enable", value);
 }
 

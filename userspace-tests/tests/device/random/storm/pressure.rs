@@ -15,6 +15,7 @@ use rustix::process::{Pid, nice};
 use crate::support::{
     memory::{self, Advice, PRIVATE, RW, page},
     proc::meminfo,
+    process::OneCpu,
 };
 
 /// Swap on a compressed RAM disk, where the kernel has one built in. Switched off when dropped.
@@ -90,14 +91,7 @@ pub fn set_oom_score_adj(value: i32) {
 
 /// Takes a CPU away and gives it back, where the VM has two. Whether it has.
 pub fn replug_cpu() -> bool {
-    const ONLINE: &str = "/sys/devices/system/cpu/cpu1/online";
-    let has_two = Path::new(ONLINE).exists();
-    if has_two {
-        for value in ["0", "1"] {
-            fs::write(ONLINE, value).unwrap_or_else(|err| panic!("{value} to {ONLINE}: {err}"));
-        }
-    }
-    has_two
+    OneCpu::new().is_some()
 }
 
 /// The life of a process that takes memory until the OOM killer comes for it.
