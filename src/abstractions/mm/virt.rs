@@ -454,16 +454,15 @@ impl<T: VmOperations> VmOperationsVTable<T> {
         // SAFETY: The fault is valid, and its VMA locked. The entry changes under a lock of its
         // own, hence volatile.
         unsafe {
-            let tracked = is_tracked(vma(vmf));
             if order != bindings::PMD_ORDER
-                || (is_write(vmf) && (tracked || !is_shared_write(vmf)))
+                || (is_write(vmf) && (!is_shared_write(vmf) || is_tracked(vma(vmf))))
                 // An entry that does not let the access pass: the core takes it away.
                 || (*vmf).pmd.read_volatile().pmd != 0
             {
                 return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
             }
             let reason = Self::map_huge(vmf);
-            if reason == bindings::vm_fault_reason_VM_FAULT_NOPAGE && !tracked {
+            if reason == bindings::vm_fault_reason_VM_FAULT_NOPAGE {
                 Self::map_huge_around(vmf);
             }
             reason

@@ -1980,10 +1980,20 @@ pub const MUTANTS: &[Mutant] = &[
         "a store to a private mapping copies one page",
         VIRT,
         [
-            "(is_write(vmf) && (tracked || !is_shared_write(vmf)))",
-            "(is_write(vmf) && tracked)",
+            "(is_write(vmf) && (!is_shared_write(vmf) || is_tracked(vma(vmf))))",
+            "(is_write(vmf) && is_tracked(vma(vmf)))",
         ],
         "huge::a_first_store",
+    ),
+    mutant(
+        "huge_entries_for_tracked_stores",
+        "a store that somebody tracks maps its page at once",
+        VIRT,
+        [
+            "(is_write(vmf) && (!is_shared_write(vmf) || is_tracked(vma(vmf))))",
+            "(is_write(vmf) && !is_shared_write(vmf))",
+        ],
+        "huge::soft_dirty",
     ),
     mutant(
         "windows_of_all_of_the_mapping",

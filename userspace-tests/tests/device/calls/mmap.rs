@@ -4,12 +4,14 @@
 use std::{
     fs,
     os::fd::{AsRawFd, BorrowedFd},
+    path::Path,
 };
 
 use rust_mmapdev::Device;
 use rustix::{
     fs::{Mode, OFlags, StatVfsMountFlags, statvfs},
     io::{self, Errno},
+    mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount},
     pipe::pipe,
     process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
 };
@@ -20,14 +22,14 @@ use crate::{
         assert_same, errno,
         memory::{
             self, Advice, EXEC, Map, MapFlags, MprotectFlags, PRIVATE, ProtFlags, READ, RW, SHARED,
-            WRITE, mmap, mmap_at, page, shared,
+            WRITE, mmap, mmap_at, mmap_there, page, shared,
         },
         module::{fresh, initial, live_mappings},
         open, pattern, pread,
         proc::{MLOCKED, page_flags, settle_lists, status_kib},
         process::{assert_dies_of, become_nobody, fork},
         pwrite,
-        signal::{SEGV_ACCERR, SEGV_MAPERR, assert_segv, load, store},
+        signal::{BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, assert_segv, assert_signal, load, store},
         tmpfs_file,
     },
 };
@@ -64,6 +66,7 @@ tests![
     offset_selects_the_page,
     unaligned_offset_is_einval,
     past_the_end_is_enxio,
+    past_the_end_beside_a_neighbour_where_dev_is_noexec,
     huge_lengths_and_offsets_are_refused,
     a_refused_mapping_leaves_nothing,
     exec_is_eperm,
@@ -616,6 +619,50 @@ fn past_the_end_is_enxio() {
             SHARED,
         )
         .expect("the last page");
+    }
+}
+
+/// Where nothing may be executed, the core lets a mapping merge with its neighbour before it asks the
+/// module: what lies past the end is refused by the fault then.
+fn past_the_end_beside_a_neighbour_where_dev_is_noexec() {
+    let _device = fresh(3);
+    let dev = Path::new("/tmp/noexec");
+    fs::create_dir_all(dev).expect("mkdir");
+    mount_bind("/dev", dev).expect("mount");
+    mount_remount(dev, MountFlags::BIND | MountFlags::NOEXEC, "").expect("remount");
+    let node = dev.join(Path::new(Device::PATH).file_name().expect("a name"));
+    let there = rustix::fs::open(&node, OFlags::RDWR, Mode::empty()).expect("open");
+    // The descriptor keeps it.
+    unmount(dev, UnmountFlags::DETACH).expect("umount");
+    for (device, is_noexec) in [(open(OFlags::RDWR), false), (there, true)] {
+        let room = memory::anonymous(4, RW, PRIVATE);
+        let fixed = |first: usize| {
+            let (address, offset) = (room.at(first * page()) as usize, (first * page()) as u64);
+            mmap_there(
+                address,
+                &device,
+                offset,
+                2 * page(),
+                RW,
+                SHARED | MapFlags::FIXED,
+            )
+        };
+        let before = fixed(0).expect("the first two pages");
+        let result = fixed(2);
+        if !is_noexec {
+            assert_eq!(errno(result), Errno::NXIO);
+            continue;
+        }
+        let grown = result.expect("the last page, and one past the end");
+        assert_eq!(before.smaps_kib("Size") << 10, 4 * page(), "they are one");
+        assert_same(
+            &grown.read(0, page()),
+            &initial(3 * page())[2 * page()..],
+            "the last page",
+        );
+        let behind = grown.at(page());
+        assert_signal(libc::SIGBUS, behind, BUS_ADRERR, load);
+        assert_signal(libc::SIGBUS, behind, BUS_ADRERR, store);
     }
 }
 

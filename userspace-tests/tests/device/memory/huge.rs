@@ -1004,6 +1004,16 @@ fn soft_dirty_marks_what_was_written() {
         assert_eq!(marked, [700], "first touched by the write");
         view.check();
     }
+    // What one entry maps is marked as one, by one fault for its store; loads mark nothing.
+    let view = buffer.view(0, 0, buffer.len(), SHARED);
+    clear_refs();
+    view.map.load(0);
+    assert_eq!(view.map.huge_bytes(), buffer.len() / table() * table());
+    assert_eq!(soft_dirty(&view.map), [0; 0], "loads");
+    view.drop_pages(0..buffer.len());
+    assert_eq!(minor_faults(|| view.map.store(table() + page())), 1);
+    let second: Vec<_> = (table() / page()..2 * table() / page()).collect();
+    assert_eq!(soft_dirty(&view.map), second, "an entry");
 }
 
 /// A mapping whose soft-dirty bits were cleared counts as written to once mprotect(2) has merged a new
