@@ -1007,7 +1007,7 @@ fn soft_dirty_marks_what_was_written() {
     // What one entry maps is marked as one, by one fault for its store; loads mark nothing.
     let view = buffer.view(0, 0, buffer.len(), SHARED);
     clear_refs();
-    view.map.load(0);
+    view.map.load_pages();
     assert_eq!(view.map.huge_bytes(), buffer.len() / table() * table());
     assert_eq!(soft_dirty(&view.map), [0; 0], "loads");
     view.drop_pages(0..buffer.len());
