@@ -52,7 +52,7 @@ install-test: ## install the package on a Debian disk image, boot it, remove it
 	@scripts/install-test
 
 demo: ## a guided tour of the device in the VM
-	@program=$$(scripts/crate-binary $(kernel) example demo) && \
+	@program=$$(scripts/crate-binary $(kernel) bin demo) && \
 		scripts/vm-run $(kernel) --no-module -- "$$program"
 
 qemu-test: ## run the tests in the VM; TESTS=pattern runs some

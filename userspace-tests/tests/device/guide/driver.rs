@@ -71,7 +71,7 @@ fn the_page_is_the_driver() {
 
 fn a_producer_and_a_consumer_meet_in_it() {
     let _driver = Driver::load();
-    let ring = Program::new(include_bytes!(concat!(env!("OUT_DIR"), "/ring")));
+    let ring = Program::new(programs::RING);
     let sides = ["produce", "consume"].map(|side| {
         let mut command = ring.command(&[side, "10000", DEVICE]);
         command.spawn().expect("start a side")

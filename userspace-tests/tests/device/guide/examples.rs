@@ -154,11 +154,10 @@ fn a_buffer_too_small_for_a_frame_is_refused() {
     assert!(error.to_string().contains("buffer_pages="), "{error}");
 }
 
-const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guide"));
 
 fn the_program() {
     module::reload("");
-    let output = Program::new(PROGRAM).run(&[]);
+    let output = Program::new(programs::GUIDE).run(&[]);
     let expected = format!("Mapped content: {}\n", module::TEXT);
     assert_same(
         &output.stdout,
@@ -170,14 +169,14 @@ fn the_program() {
 fn the_program_sees_what_others_wrote() {
     let device = fresh(1);
     shared(&device, 1).write(0, b"from another process\0");
-    let output = Program::new(PROGRAM).run(&[]);
+    let output = Program::new(programs::GUIDE).run(&[]);
     let expected = b"Mapped content: from another process\n";
     assert_same(&output.stdout, expected, "what the program prints");
 }
 
 fn the_program_without_the_module() {
     module::unload_if_loaded();
-    let output = Program::new(PROGRAM)
+    let output = Program::new(programs::GUIDE)
         .command(&[])
         .output()
         .expect("run the program");
@@ -231,15 +230,15 @@ impl Example {
     }
 
     fn ring() -> Self {
-        Self::new(include_bytes!(concat!(env!("OUT_DIR"), "/ring")), &RING)
+        Self::new(programs::RING, &RING)
     }
 
     fn sensor() -> Self {
-        Self::new(include_bytes!(concat!(env!("OUT_DIR"), "/sensor")), &SENSOR)
+        Self::new(programs::SENSOR, &SENSOR)
     }
 
     fn editor() -> Self {
-        Self::new(include_bytes!(concat!(env!("OUT_DIR"), "/editor")), &EDITOR)
+        Self::new(programs::EDITOR, &EDITOR)
     }
 
     fn in_c(&self, args: &[&str]) -> Command {

@@ -31,7 +31,6 @@ const GUIDE: &str = include_str!("../../../../docs/guide.md");
 const SECURITY: &str = include_str!("../../../../docs/security.md");
 const C_SOURCE: &str = include_str!("../../../c/hello.c");
 const RUST_SOURCE: &str = include_str!("../../../examples/hello.rs");
-const C_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
 
 /// What stands in backquotes.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
@@ -120,9 +119,9 @@ fn expected(language: &str) -> Vec<u8> {
 
 fn the_c_example() {
     fresh(1);
-    let output = Program::new(C_PROGRAM).run(&[]);
+    let output = Program::new(programs::HELLO).run(&[]);
     assert_same(&output.stdout, &expected("C"), "what it prints");
-    let output = Program::new(C_PROGRAM).run(&[]);
+    let output = Program::new(programs::HELLO).run(&[]);
     let again = b"before: hello from C\nafter: hello from C\n";
     assert_same(&output.stdout, again, "what it prints the second time");
 }

@@ -63,7 +63,6 @@ const COUNTER: usize = 8;
 /// Its first word is its futex.
 const MUTEX: usize = 64;
 const SPIN: usize = 384;
-const IN_C: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/writers"));
 
 /// The process in Rust: with a lock of its own making, with single atomic accesses, or with nothing.
 #[linkme::distributed_slice(ROLES)]
@@ -234,7 +233,7 @@ const LETTERS: &[u8] = b"ABCDEF";
 
 fn init(remedy: &str) -> Program {
     fresh(1);
-    let program = Program::new(IN_C);
+    let program = Program::new(programs::WRITERS);
     program.run(&[remedy, "init", &LETTERS.len().to_string()]);
     program
 }

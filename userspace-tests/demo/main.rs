@@ -14,6 +14,7 @@ use std::{
     process::{Child, ChildStdout, Command, ExitCode, ExitStatus, Stdio},
 };
 
+use programs::{GUIDE, WRITERS};
 use rust_mmapdev::{Access, Device, Mapping, Protection, Sharing};
 use rustix::{
     mm::{MsyncFlags, msync},
@@ -27,8 +28,6 @@ const TEXT: &str = "rust_mmapdev: this text lives in kernel memory";
 /// The buffer's text up to the NUL, with calls of read(2).
 const READ: &str = "tr '\\0' '\\n' </dev/rust_mmapdev | head -n 1";
 const GUIDE_SOURCE: &str = include_str!("../c/guide.c");
-const GUIDE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guide"));
-const WRITERS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/writers"));
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
