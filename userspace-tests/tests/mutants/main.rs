@@ -72,7 +72,7 @@ const SOME_FAILED: i32 = 101;
 
 /// How long the tests of one mutant may take, in seconds. Each has a limit of its own, so that a
 /// hang is noticed long before; these are for what the tests' harness cannot end.
-const LIMIT: &str = "300";
+const LIMIT: &str = "600";
 const DEBUG_LIMIT: &str = "1200";
 
 /// What became of a build of the module, and a run of tests in the VM.

@@ -154,7 +154,6 @@ fn a_buffer_too_small_for_a_frame_is_refused() {
     assert!(error.to_string().contains("buffer_pages="), "{error}");
 }
 
-
 fn the_program() {
     module::reload("");
     let output = Program::new(programs::GUIDE).run(&[]);

@@ -276,7 +276,8 @@ fn nohugepage_is_heeded() {
     }
 }
 
-/// Whatever the address, the window and the folios.
+/// Whatever the address, the window and the folios. One that compaction has locked at that moment is
+/// left out, as one of a file is.
 fn one_fault_for_all_that_a_page_table_maps() {
     let buffer = Large::new(2, 37);
     let (table, page, len) = (table(), page(), buffer.len());
@@ -298,13 +299,16 @@ fn one_fault_for_all_that_a_page_table_maps() {
     for (offset, len) in windows {
         for skew in [offset % table, 0, page, 77 * page, table - 2 * page] {
             for (way, flags, touch) in ways {
-                let view = buffer.view(skew, offset, len, flags);
-                let (faults, tables) =
-                    (minor_faults(|| touch(&view.map)), view.map.tables() as i64);
-                // Entries that map as much themselves come together.
-                let fewer = faults < tables && view.map.huge_bytes() > 0;
+                let mut faults = 0;
+                let one_each = (0..3).any(|_| {
+                    let view = buffer.view(skew, offset, len, flags);
+                    faults = minor_faults(|| touch(&view.map));
+                    let tables = view.map.tables() as i64;
+                    // Entries that map as much themselves come together.
+                    faults == tables || (faults < tables && view.map.huge_bytes() > 0)
+                });
                 assert!(
-                    faults == tables || fewer,
+                    one_each,
                     "{faults} faults, {way}: {len:#x} bytes from {offset:#x} on, {skew:#x} past a \
                      table's start"
                 );
