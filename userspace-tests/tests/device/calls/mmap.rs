@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    mem::ManuallyDrop,
     os::fd::{AsRawFd, BorrowedFd},
     path::Path,
 };
@@ -22,7 +23,7 @@ use crate::{
         assert_same, errno,
         memory::{
             self, Advice, EXEC, Map, MapFlags, MprotectFlags, PRIVATE, ProtFlags, READ, RW, SHARED,
-            WRITE, mmap, mmap_at, mmap_there, page, shared,
+            WRITE, mmap, mmap_at, page, shared,
         },
         module::{fresh, initial, live_mappings},
         open, pattern, pread,
@@ -636,33 +637,25 @@ fn past_the_end_beside_a_neighbour_where_dev_is_noexec() {
     unmount(dev, UnmountFlags::DETACH).expect("umount");
     for (device, is_noexec) in [(open(OFlags::RDWR), false), (there, true)] {
         let room = memory::anonymous(4, RW, PRIVATE);
-        let fixed = |first: usize| {
-            let (address, offset) = (room.at(first * page()) as usize, (first * page()) as u64);
-            mmap_there(
-                address,
-                &device,
-                offset,
-                2 * page(),
-                RW,
-                SHARED | MapFlags::FIXED,
-            )
-        };
-        let before = fixed(0).expect("the first two pages");
-        let result = fixed(2);
+        let [before, behind] = [0, 2].map(|i| ManuallyDrop::new(room.part(i * page(), 2 * page())));
+        before
+            .fixed(&device, 0, RW, SHARED)
+            .expect("the first two pages");
+        let result = behind.fixed(&device, 2 * page() as u64, RW, SHARED);
         if !is_noexec {
             assert_eq!(errno(result), Errno::NXIO);
             continue;
         }
-        let grown = result.expect("the last page, and one past the end");
+        result.expect("the last page, and one past the end");
         assert_eq!(before.smaps_kib("Size") << 10, 4 * page(), "they are one");
         assert_same(
-            &grown.read(0, page()),
+            &behind.read(0, page()),
             &initial(3 * page())[2 * page()..],
             "the last page",
         );
-        let behind = grown.at(page());
-        assert_signal(libc::SIGBUS, behind, BUS_ADRERR, load);
-        assert_signal(libc::SIGBUS, behind, BUS_ADRERR, store);
+        let past_the_end = behind.at(page());
+        assert_signal(libc::SIGBUS, past_the_end, BUS_ADRERR, load);
+        assert_signal(libc::SIGBUS, past_the_end, BUS_ADRERR, store);
     }
 }
 
