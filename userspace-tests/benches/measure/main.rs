@@ -29,6 +29,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
+use peer::Peer;
 use rows::Scale;
 
 /// Measures the device's mappings and others, and prints JSON, an object a line.
@@ -38,6 +39,9 @@ struct Options {
     /// How many sizes and rounds.
     #[arg(long, value_enum, default_value = "full")]
     scale: Scale,
+    /// Only these peers.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Peer::value_variants().to_vec())]
+    peers: Vec<Peer>,
     /// Only rows whose names contain it.
     #[arg(long, default_value = "")]
     row: String,
@@ -76,7 +80,9 @@ fn main() -> ExitCode {
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 64 << 10) };
     pin(0);
     let done = match options.what {
-        What::Instructions | What::Time => rows::measure(unit, options.scale, &options.row),
+        What::Instructions | What::Time => {
+            rows::measure(unit, options.scale, &options.peers, &options.row)
+        }
         What::Profile => profile::run(),
         What::Steps => steps::run().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)),
     };

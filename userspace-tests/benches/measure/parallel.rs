@@ -29,7 +29,7 @@ const LENGTH: f64 = 3e6;
 const THREADS: usize = 4;
 
 /// Measures the rows whose names contain `pattern`.
-pub fn measure(scale: Scale, pattern: &str) -> io::Result<bool> {
+pub fn measure(scale: Scale, peers: &[Peer], pattern: &str) -> io::Result<bool> {
     let sizes: &[usize] = match scale {
         Scale::Full => &[1, 64, 512, 4096],
         _ => &[1, 512],
@@ -53,7 +53,7 @@ pub fn measure(scale: Scale, pattern: &str) -> io::Result<bool> {
         found = true;
         eprintln!("measure: {name}");
         for &pages in sizes {
-            for peer in Peer::ALL.into_iter().filter(|peer| peer.has(pages)) {
+            for &peer in peers.iter().filter(|peer| peer.has(pages)) {
                 let Ok(memory) = Memory::open(peer, pages) else {
                     continue;
                 };

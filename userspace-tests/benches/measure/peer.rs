@@ -9,6 +9,7 @@ use std::{
     sync::OnceLock,
 };
 
+use clap::ValueEnum;
 use rustix::{
     fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create, open},
     io::{self, Errno},
@@ -27,7 +28,7 @@ const TMPFS: &CStr = c"/tmp/huge";
 pub static MODULE: OnceLock<String> = OnceLock::new();
 
 /// Whose memory it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Peer {
     Device,
     Twin,
@@ -36,25 +37,13 @@ pub enum Peer {
     Hugetlb,
     Udmabuf,
     Bpf,
+    #[value(name = "devzero")]
     DevZero,
     AnonShared,
     AnonPrivate,
 }
 
 impl Peer {
-    pub const ALL: [Self; 10] = [
-        Self::Device,
-        Self::Twin,
-        Self::Memfd,
-        Self::TmpfsHuge,
-        Self::Hugetlb,
-        Self::Udmabuf,
-        Self::Bpf,
-        Self::DevZero,
-        Self::AnonShared,
-        Self::AnonPrivate,
-    ];
-
     pub fn name(self) -> &'static str {
         match self {
             Self::Device => "device",

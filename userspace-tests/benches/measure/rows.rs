@@ -39,13 +39,6 @@ impl Scale {
         }
     }
 
-    fn peers(self) -> &'static [Peer] {
-        match self {
-            Self::Full | Self::Quick => &Peer::ALL,
-            Self::Device | Self::One => &[Peer::Device],
-        }
-    }
-
     /// Instructions or nanoseconds that may be spent on a row of one peer, and the least and most
     /// rounds.
     fn budget(self, unit: Unit) -> (f64, usize, usize) {
@@ -101,8 +94,9 @@ impl Scale {
 const DEAR: f64 = 50e6;
 const CHEAP: f64 = 1e6;
 
-/// Measures all rows whose names contain `pattern`.
-pub fn measure(unit: Unit, scale: Scale, pattern: &str) -> io::Result<()> {
+/// Measures all rows of some peers whose names contain `pattern`; with the device those of no peer,
+/// too.
+pub fn measure(unit: Unit, scale: Scale, peers: &[Peer], pattern: &str) -> io::Result<()> {
     let sizes = scale.sizes(unit);
     huge_pages(sizes.iter().copied().max().unwrap_or(1));
     let overhead = clock_overhead();
@@ -110,8 +104,8 @@ pub fn measure(unit: Unit, scale: Scale, pattern: &str) -> io::Result<()> {
     for &pages in sizes {
         let wanted = |work: &Work| work.name(pages).contains(pattern);
         let works: Vec<Work> = scale.works(pages).into_iter().filter(wanted).collect();
-        let peers = scale.peers().iter().filter(|peer| peer.has(pages));
-        let peers: Vec<Peer> = peers.copied().collect();
+        let peers = peers.iter().copied().filter(|peer| peer.has(pages));
+        let peers: Vec<Peer> = peers.collect();
         // An instruction is one at any time, so each peer has the machine, and the tree of VMAs, to
         // itself. Time drifts, so all take turns.
         let groups = match unit {
@@ -147,11 +141,11 @@ pub fn measure(unit: Unit, scale: Scale, pattern: &str) -> io::Result<()> {
             }
         }
     }
-    if matches!(scale, Scale::Full | Scale::Quick) {
+    if matches!(scale, Scale::Full | Scale::Quick) && peers.contains(&Peer::Device) {
         found |= message::measure(unit, pattern)?;
         found |= insmod(unit, scale, pattern, overhead)?;
         if unit == Unit::Time {
-            found |= parallel::measure(scale, pattern)?;
+            found |= parallel::measure(scale, peers, pattern)?;
         }
         if pattern.is_empty() && unit == Unit::Instructions && Module::DEVICE.at_hand() {
             sizes_of_memory(scale)?;
@@ -331,7 +325,8 @@ fn sizes_of_memory(scale: Scale) -> io::Result<()> {
             bytes,
         }));
     };
-    for (peer, module) in Peer::ALL.iter().filter_map(|p| Some((*p, p.module()?))) {
+    for peer in [Peer::Device, Peer::Twin] {
+        let module = peer.module().expect("one");
         module.unload()?;
         module.load(1)?;
         size("module", peer, core_size(module)?);
