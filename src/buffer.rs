@@ -98,12 +98,14 @@ impl Buffer {
         let mut done = 0;
         while done < bytes.len() {
             let rest = bytes.start + done..bytes.end;
+            // Of the source, what does not fit is let alone.
+            let part = rest.len().min(HUGE_FOLIO_SIZE);
             let copy =
                 |folio: &LockedFolio, offset, length| from.copy_to_folio(folio, offset, length);
             match self.transfer(rest, PageCache::lock_folio, copy) {
                 Ok(count) => done += count,
                 // The source was not in memory, and now it is.
-                Err(e) if e == EFAULT && from.fault_in(HUGE_FOLIO_SIZE) => {}
+                Err(e) if e == EFAULT && from.fault_in(part) => {}
                 Err(e) if done == 0 => return Err(e),
                 Err(_) => break,
             }

@@ -296,6 +296,13 @@ pub const MUTANTS: &[Mutant] = &[
         "rw::write_from_a_buffer_that_ends_early rw::transfers_that_end",
     ),
     mutant(
+        "a_write_takes_all_of_its_source",
+        "a short write(2) lets the rest of its source alone",
+        BUFFER,
+        ["rest.len().min(HUGE_FOLIO_SIZE)", "HUGE_FOLIO_SIZE"],
+        "rw::a_short_write",
+    ),
+    mutant(
         "clear_of_one_page",
         "CLEAR zeroes every page",
         BUFFER,

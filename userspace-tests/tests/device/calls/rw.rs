@@ -45,6 +45,7 @@ tests![
     read_of_nothing_is_zero,
     write_moves_on_to_the_end,
     write_is_short_at_the_end,
+    a_short_write_lets_the_rest_of_its_source_alone,
     write_at_and_past_the_end_is_enospc,
     write_of_nothing_is_zero_everywhere,
     write_crosses_pages,
@@ -261,6 +262,17 @@ fn write_is_short_at_the_end() {
         &bytes[..20],
         "the part that fits",
     );
+}
+
+/// It may be long in coming, as memory that another process fills by userfaultfd(2) is.
+fn a_short_write_lets_the_rest_of_its_source_alone() {
+    let device = fresh(1);
+    let source = memory::anonymous(2, RW, MapFlags::PRIVATE);
+    // SAFETY: the address is for the kernel only.
+    let bytes = unsafe { source.as_slice(0, 2 * page()) };
+    assert_eq!(io::pwrite(&device, bytes, 0), Ok(page()));
+    let touched = source.frames().into_iter().map(|frame| frame.is_some());
+    assert_eq!(touched.collect::<Vec<_>>(), [true, false]);
 }
 
 fn write_at_and_past_the_end_is_enospc() {
