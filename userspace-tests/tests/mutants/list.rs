@@ -266,6 +266,16 @@ pub const MUTANTS: &[Mutant] = &[
         "rw::write_moves",
     ),
     mutant(
+        "reads_wait_for_writes",
+        "a write(2) holds up nobody but who writes or clears",
+        BUFFER,
+        [
+            "    pub(crate) fn read(&self, position: i64, to: &mut IovIterDest<'_>) -> Result<usize> {\n",
+            "    pub(crate) fn read(&self, position: i64, to: &mut IovIterDest<'_>) -> Result<usize> {\n        let _writers = self.writers.lock();\n",
+        ],
+        "rw::a_write_holds",
+    ),
+    mutant(
         "writers_mix",
         "two calls of write(2) do not mix their bytes",
         BUFFER,
@@ -284,6 +294,16 @@ pub const MUTANTS: &[Mutant] = &[
             "        let mut done = 0;\n        while done < bytes.len() {\n            let _writers = self.writers.lock();\n",
         ],
         "rw::writes_do_not_mix",
+    ),
+    mutant(
+        "short_writes_take_no_turns",
+        "two calls of write(2) do not mix their bytes, however few they are",
+        BUFFER,
+        [
+            "ok_or(ENOSPC)?;\n        let _writers = self.writers.lock();",
+            "ok_or(ENOSPC)?;\n        let _writers = (bytes.len() > PAGE_SIZE).then(|| self.writers.lock());",
+        ],
+        "rw::short_calls",
     ),
     mutant(
         "a_write_forgets_what_it_copied",
@@ -321,6 +341,16 @@ pub const MUTANTS: &[Mutant] = &[
             "        let zero =",
         ],
         "ioctl::clear_waits",
+    ),
+    mutant(
+        "a_page_is_cleared_at_once",
+        "CLEAR waits for a write(2) in the middle of its bytes, of a single page too",
+        BUFFER,
+        [
+            "        let _writers = self.writers.lock();\n        let zero =",
+            "        let _writers = (self.page_count() > 1).then(|| self.writers.lock());\n        let zero =",
+        ],
+        "rw::short_calls",
     ),
     mutant(
         "clear_takes_turns_at_each_page",
@@ -1077,6 +1107,16 @@ pub const MUTANTS: &[Mutant] = &[
         [
             "bindings::FMODE_ATOMIC_POS | bindings::FMODE_NOCMTIME",
             "bindings::FMODE_NOCMTIME",
+        ],
+        "rw::writes_take_turns",
+    ),
+    mutant(
+        "mere_writers_share_a_position_badly",
+        "calls of write(2) take turns to use the position of a descriptor that can do nothing else",
+        MISCDEVICE,
+        [
+            "            (*file).f_mode |= bindings::FMODE_ATOMIC_POS | bindings::FMODE_NOCMTIME;",
+            "            (*file).f_mode |= bindings::FMODE_NOCMTIME;\n            if (*file).f_mode & 1 != 0 {\n                (*file).f_mode |= bindings::FMODE_ATOMIC_POS;\n            }",
         ],
         "rw::writes_take_turns",
     ),

@@ -4,11 +4,17 @@
 use std::{
     fs::File,
     io::{IoSliceMut, Read},
+    iter,
     os::fd::{AsFd, BorrowedFd},
-    sync::atomic::Ordering::{Acquire, Release},
+    sync::{
+        atomic::Ordering::{Acquire, Release},
+        mpsc,
+    },
     thread,
+    time::Duration,
 };
 
+use rust_mmapdev::{Access, Device};
 use rustix::{
     fs::{OFlags, SeekFrom, fcntl_getfl, seek, tell},
     io::{self, Errno, IoSlice, ReadWriteFlags},
@@ -24,7 +30,7 @@ use crate::{
             table,
         },
         missing_page::{Caller, MissingPages},
-        module::{fresh, initial},
+        module::{fdinfo, fresh, initial},
         open, pattern, pread,
         process::fork,
         pwrite, tmpfs_file,
@@ -67,6 +73,8 @@ tests![
     reads_race_with_stores,
     writes_race_with_loads,
     writes_do_not_mix,
+    short_calls_do_not_mix_with_a_write,
+    a_write_holds_up_writers_only,
     writes_take_turns_at_the_position,
     reads_take_turns_at_the_position,
     writers_share_one_position_without_loss,
@@ -720,24 +728,91 @@ fn writes_do_not_mix() {
     assert_same(&bytes, &vec![bytes[0]; bytes.len()], "one writer's bytes");
 }
 
+/// Nor do calls that are over in a moment: the write stands still in the middle of a page.
+fn short_calls_do_not_mix_with_a_write() {
+    let device = fresh(1);
+    let half = page() / 2;
+    let write = || assert_eq!(io::pwrite(&device, b"bb", half as u64 - 1), Ok(2));
+    let clear = || device.clear().expect("CLEAR");
+    let calls: [(_, &(dyn Fn() + Sync), _); 2] = [
+        (libc::SYS_pwrite64, &write, b"bb"),
+        (libc::SYS_ioctl, &clear, b"\0\0"),
+    ];
+    for (number, call, expected) in calls {
+        let missing_pages = MissingPages::new(2, b'a');
+        thread::scope(|scope| {
+            let source = &missing_pages.as_slice()[half..];
+            scope.spawn(|| assert_eq!(io::pwrite(&device, source, 0), Ok(page())));
+            missing_pages.wait_for_fault();
+            let other = Caller::start(scope, call);
+            other.wait_until_it_sleeps_in(number);
+            missing_pages.resolve();
+        });
+        assert_same(&pread(half as u64 - 1, 2), expected, "the middle");
+    }
+}
+
+/// Nobody waits for one that stands still in the middle but who writes or clears.
+fn a_write_holds_up_writers_only() {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let device = fresh(4);
+    let missing_pages = MissingPages::new(2, b'a');
+    let through = thread::scope(|scope| {
+        missing_pages.stop_a_write(scope, &device);
+        let (sender, receiver) = mpsc::channel();
+        scope.spawn(move || {
+            let done = |what| _ = sender.send(what);
+            assert_same(&pread(0, page()), &vec![b'a'; page()], "the first page");
+            done("read");
+            let other = Device::open(Access::ReadWrite).expect("open");
+            assert_eq!(seek(&other, SeekFrom::End(0)), Ok(4 * page() as u64));
+            done("lseek");
+            other.info().expect("INFO");
+            done("INFO");
+            assert_eq!(fdinfo(&other, "page_count"), 4);
+            done("fdinfo");
+            for pages in [1, 4] {
+                let map = shared(&other, pages);
+                done("mmap");
+                map.write(0, b"stored");
+                assert_same(&map.read(0, 8), b"storedaa", "the mapping");
+                done("touch");
+            }
+        });
+        let calls: Vec<_> = iter::from_fn(|| receiver.recv_timeout(LIMIT).ok()).collect();
+        missing_pages.resolve();
+        calls
+    });
+    let all = [
+        "read", "lseek", "INFO", "fdinfo", "mmap", "touch", "mmap", "touch",
+    ];
+    assert_eq!(through, all);
+}
+
 /// Two threads write through one open file, and one stands still in the middle: the other's bytes
 /// come behind its own.
 fn writes_take_turns_at_the_position() {
-    let device = fresh(4);
-    let missing_pages = MissingPages::new(2, b'a');
-    thread::scope(|scope| {
-        scope.spawn(|| assert_eq!(io::write(&device, missing_pages.as_slice()), Ok(2 * page())));
-        missing_pages.wait_for_fault();
-        let other = Caller::start(scope, || {
-            let bytes = vec![b'b'; 2 * page()];
-            assert_eq!(io::write(&device, &bytes), Ok(bytes.len()));
+    for flags in [OFlags::RDWR, OFlags::WRONLY] {
+        fresh(4);
+        let device = open(flags);
+        let missing_pages = MissingPages::new(2, b'a');
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let bytes = missing_pages.as_slice();
+                assert_eq!(io::write(&device, bytes), Ok(2 * page()));
+            });
+            missing_pages.wait_for_fault();
+            let other = Caller::start(scope, || {
+                let bytes = vec![b'b'; 2 * page()];
+                assert_eq!(io::write(&device, &bytes), Ok(bytes.len()));
+            });
+            other.wait_until_it_sleeps_in(libc::SYS_write);
+            missing_pages.resolve();
         });
-        other.wait_until_it_sleeps_in(libc::SYS_write);
-        missing_pages.resolve();
-    });
-    assert_eq!(tell(&device), Ok(4 * page() as u64));
-    let expected = [vec![b'a'; 2 * page()], vec![b'b'; 2 * page()]].concat();
-    assert_same(&pread(0, 4 * page()), &expected, "both writers' bytes");
+        assert_eq!(tell(&device), Ok(4 * page() as u64), "{flags:?}");
+        let expected = [vec![b'a'; 2 * page()], vec![b'b'; 2 * page()]].concat();
+        assert_same(&pread(0, 4 * page()), &expected, "both writers' bytes");
+    }
 }
 
 /// The same with reads, and a descriptor that can do nothing else.
@@ -755,7 +830,7 @@ fn reads_take_turns_at_the_position() {
             );
         });
         missing_pages.wait_for_fault();
-        let (sender, receiver) = std::sync::mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let device = &device;
         let other = Caller::start(scope, move || {
             let mut found = vec![0; 2 * page()];
