@@ -534,6 +534,16 @@ pub const MUTANTS: &[Mutant] = &[
         "rw::write_moves",
     ),
     mutant(
+        "a_read_leaks",
+        "a read(2) leaves no memory behind",
+        DEVICE,
+        [
+            "        let done = kiocb.file().read(kiocb.ki_pos(), to)?;\n",
+            "        let done = kiocb.file().read(kiocb.ki_pos(), to)?;\n        core::mem::forget(KBox::new([1u8; 64], GFP_KERNEL));\n",
+        ],
+        "cycles::",
+    ),
+    mutant(
         "clear_in_any_mode",
         "CLEAR needs a descriptor open for writing",
         DEVICE,
@@ -580,6 +590,16 @@ pub const MUTANTS: &[Mutant] = &[
             "ioctl::anything",
         )
     },
+    mutant(
+        "info_leaks",
+        "INFO leaves no memory behind",
+        DEVICE,
+        [
+            "    let info = uapi::rust_mmapdev_info {",
+            "    core::mem::forget(KBox::new([1u8; 64], GFP_KERNEL));\n    let info = uapi::rust_mmapdev_info {",
+        ],
+        "cycles::",
+    ),
     mutant(
         "info_without_its_last_field",
         "INFO is EFAULT where its last field can't be written",

@@ -8,13 +8,17 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-use rustix::fs::OFlags;
+use rust_mmapdev::{Access, Device};
+use rustix::{
+    fs::{SeekFrom, fsync, seek},
+    io,
+};
 
 use crate::{
     harness::{long, tests},
     support::{
         memory::{page, shared},
-        module, open,
+        module::{self, fdinfo},
         proc::{free_pages, meminfo},
     },
 };
@@ -107,11 +111,21 @@ fn unaccounted_pages() -> i64 {
     pages("MemTotal") - accounted - free_pages()
 }
 
+/// With each call that there is.
 fn cycle() {
     module::load("buffer_pages=3").expect("insmod");
-    let map = shared(open(OFlags::RDWR), 3);
+    let device = Device::open(Access::ReadWrite).expect("open");
+    let map = shared(&device, 3);
     map.write(0, b"written");
     drop(map);
+    assert_eq!(io::pread(&device, &mut [0; 8], 0), Ok(8));
+    assert_eq!(io::pwrite(&device, &[0; 8], 0), Ok(8));
+    assert_eq!(seek(&device, SeekFrom::End(0)), Ok(3 * page() as u64));
+    fsync(&device).expect("fsync");
+    device.info().expect("INFO");
+    device.clear().expect("CLEAR");
+    assert_eq!(fdinfo(&device, "page_count"), 3);
+    drop(device);
     module::unload().expect("rmmod");
 }
 
