@@ -601,6 +601,16 @@ pub const MUTANTS: &[Mutant] = &[
         "cycles::",
     ),
     mutant(
+        "info_wants_an_access_mode",
+        "INFO needs no access mode",
+        DEVICE,
+        [
+            "            uapi::RUST_MMAPDEV_IOC_INFO => info(&buffer, UserPtr::from_addr(arg))?,",
+            "            uapi::RUST_MMAPDEV_IOC_INFO if file.flags() & O_ACCMODE == O_ACCMODE => {\n                return Err(EBADF)\n            }\n            uapi::RUST_MMAPDEV_IOC_INFO => info(&buffer, UserPtr::from_addr(arg))?,",
+        ],
+        "ioctl::info_needs",
+    ),
+    mutant(
         "info_without_its_last_field",
         "INFO is EFAULT where its last field can't be written",
         DEVICE,

@@ -37,6 +37,9 @@ tests![
     clear_and_a_write_do_not_mix,
 ];
 
+/// Access mode 3 permits ioctl(2) and neither reading nor writing, see open(2).
+const IOCTL_ONLY: OFlags = OFlags::from_bits_retain(3);
+
 /// Programs that were compiled before a change of the header have its numbers in them.
 fn the_interface_of_old_programs_stays() {
     const INFO: u32 = 0x8010_bb00;
@@ -75,7 +78,7 @@ fn info_is_the_headers() {
 
 fn info_needs_no_access_mode() {
     fresh(1);
-    for flags in [OFlags::RDONLY, OFlags::WRONLY] {
+    for flags in [OFlags::RDONLY, OFlags::WRONLY, IOCTL_ONLY] {
         let mut answer = [0_u8; size_of::<rust_mmapdev_info>()];
         let result = ioctl(&open(flags), RUST_MMAPDEV_IOC_INFO, answer.as_mut_ptr());
         assert_eq!(result, Ok(0), "{flags:?}");
@@ -176,8 +179,7 @@ fn clear_and_a_write_do_not_mix() {
 
 fn clear_without_write_access_is_ebadf() {
     fresh(1);
-    // Access mode 3 permits ioctl(2) and neither reading nor writing, see open(2).
-    for mode in [OFlags::RDONLY, OFlags::from_bits_retain(3)] {
+    for mode in [OFlags::RDONLY, IOCTL_ONLY] {
         let result = ioctl(&open(mode), RUST_MMAPDEV_IOC_CLEAR, std::ptr::null_mut());
         assert_eq!(errno(result), Errno::BADF, "{mode:?}");
         assert_same(&pread(0, page()), &initial(page()), "the buffer");
