@@ -1076,6 +1076,16 @@ pub const MUTANTS: &[Mutant] = &[
         "sync::msync sync::fsync",
     ),
     mutant(
+        "nobody_is_told",
+        "who watches the node by inotify(7) is told of each use",
+        MISCDEVICE,
+        [
+            "            (*file).f_mode |= bindings::FMODE_ATOMIC_POS | bindings::FMODE_NOCMTIME;",
+            "            (*file).f_mode |= bindings::FMODE_ATOMIC_POS | bindings::FMODE_NOCMTIME | 1 << 25;\n            (*file).f_mode &= !(1 << 26);",
+        ],
+        "like_a_file::calls_on",
+    ),
+    mutant(
         "no_llseek",
         "lseek(2) moves within the buffer",
         MISCDEVICE,

@@ -3,6 +3,8 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use rustix::io;
+
 use super::trial::{Differs, ONE, Trial, address, bytes, case, compare, unmapped};
 
 /// What a character device does differently, however its mappings are.
@@ -211,6 +213,34 @@ pub fn calls_on_the_descriptor() {
             let _ = t.call("write", libc::SYS_write, [fd, address(&mut word), 8]);
             let _ = t.call("lseek", libc::SYS_lseek, [fd, 0, libc::SEEK_CUR as usize]);
         }),
+        case("inotify", |t| {
+            let flags = libc::IN_NONBLOCK as usize;
+            let Some(events) = t.opens("inotify_init1", libc::SYS_inotify_init1, [flags]) else {
+                return;
+            };
+            let path = path(t);
+            let arguments = [
+                events.as_raw_fd() as usize,
+                path.as_ptr().expose_provenance(),
+                libc::IN_ALL_EVENTS as usize,
+            ];
+            let _ = t.call("watch", libc::SYS_inotify_add_watch, arguments);
+            let mut words = [0_u64; 2];
+            let words = address(&mut words);
+            for flags in [libc::O_RDONLY, libc::O_WRONLY] {
+                drop(reopened(t, flags));
+                for (step, number) in [("read", libc::SYS_pread64), ("write", libc::SYS_pwrite64)] {
+                    let _ = t.call(step, number, [t.rw(), words, 16, 0]);
+                }
+            }
+            // `struct inotify_event`, with no name behind it.
+            let mut event = [0; 16];
+            let mut masks = vec![];
+            while io::read(&events, &mut event) == Ok(16) {
+                masks.push(format!("{:x?}", &event[4..8]));
+            }
+            t.see("events", masks.join(", "));
+        }),
         case("O_DIRECT", |t| {
             drop(reopened(t, libc::O_RDWR | libc::O_DIRECT))
         }),
@@ -227,9 +257,14 @@ pub fn calls_on_the_descriptor() {
 
 const SYS_CACHESTAT: libc::c_long = 451;
 
+/// Where it can be opened once more.
+fn path(t: &Trial) -> String {
+    format!("/proc/self/fd/{}\0", t.rw())
+}
+
 /// The same opened once more.
 fn reopened(t: &mut Trial, flags: i32) -> Option<OwnedFd> {
-    let path = format!("/proc/self/fd/{}\0", t.rw());
+    let path = path(t);
     let path = path.as_ptr().expose_provenance();
     let here = libc::AT_FDCWD as usize;
     t.opens("open", libc::SYS_openat, [here, path, flags as usize])
