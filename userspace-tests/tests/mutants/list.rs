@@ -1086,6 +1086,16 @@ pub const MUTANTS: &[Mutant] = &[
         "like_a_file::calls_on",
     ),
     mutant(
+        "fsync_tells_of_a_memory_error",
+        "fsync(2) succeeds, whatever has become of the pages",
+        MISCDEVICE,
+        [
+            "fsync: Some(bindings::noop_fsync),\n",
+            "fsync: Some({\n            unsafe extern \"C\" fn check(file: *mut bindings::file, _: bindings::loff_t, _: bindings::loff_t, _: c_int) -> c_int {\n                unsafe { bindings::file_check_and_advance_wb_err(file) }\n            }\n            check\n        }),\n",
+        ],
+        "poison::read_and_write",
+    ),
+    mutant(
         "no_llseek",
         "lseek(2) moves within the buffer",
         MISCDEVICE,
