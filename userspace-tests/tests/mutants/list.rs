@@ -1191,6 +1191,16 @@ pub const MUTANTS: &[Mutant] = &[
         "fault::a_store_leaves",
     ),
     mutant(
+        "a_read_changes_the_times",
+        "a read(2) leaves the node's times alone",
+        MISCDEVICE,
+        [
+            "        let (kiocb, to) = unsafe { (Kiocb::from_raw(kiocb), IovIterDest::from_raw(iter)) };\n",
+            "        unsafe { bindings::touch_atime(&raw const (*(*kiocb).ki_filp).__bindgen_anon_1.f_path) };\n        let (kiocb, to) = unsafe { (Kiocb::from_raw(kiocb), IovIterDest::from_raw(iter)) };\n",
+        ],
+        "fault::a_store_leaves",
+    ),
+    mutant(
         "a_file_keeps_the_inode",
         "an unload gives the inode back",
         MISCDEVICE,

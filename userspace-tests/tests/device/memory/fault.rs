@@ -187,11 +187,12 @@ fn after_memory_pressure() {
     assert_same(&pread(0, 4 * page()), &bytes, "the buffer");
 }
 
-/// Of a file it would change them. The node stands for the buffer, and was not written to.
+/// Of a file it would change them. The node stands for the buffer, and was not written to. Nor do
+/// write(2) and read(2).
 fn a_store_leaves_the_times_of_the_node() {
     let times = || {
         let node = stat(Device::PATH).expect("stat");
-        [node.st_mtime, node.st_ctime]
+        [node.st_mtime, node.st_ctime, node.st_atime]
     };
     for pages in [1, 4] {
         let device = fresh(pages);
@@ -213,6 +214,9 @@ fn a_store_leaves_the_times_of_the_node() {
         map.advise(Advice::LinuxDontNeed).expect("madvise");
         map.write(0, b"stored");
         assert_eq!(times(), before, "{pages} pages");
+        pwrite(0, b"written");
+        assert_eq!(pread(0, 7), b"written");
+        assert_eq!(times(), before, "{pages} pages, read and written");
         // Where each store is to leave a mark, the core has a say in it.
         for dropped in [false, true] {
             fs::write("/proc/self/clear_refs", "4").expect("clear_refs");
