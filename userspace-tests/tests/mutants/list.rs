@@ -786,6 +786,26 @@ pub const MUTANTS: &[Mutant] = &[
         "pages::one_page_is_there",
     ),
     mutant(
+        "insertion_for_readers_only",
+        "one page is there after mmap(2), whatever it may be used for",
+        MAPPING,
+        [
+            "if count == 1 && !vma.locked() {",
+            "if count == 1 && !vma.locked() && vma.flags() & kernel::mm::virt::flags::READ != 0 {",
+        ],
+        "pages::one_page_is_there",
+    ),
+    mutant(
+        "insertion_of_the_first_page",
+        "more than one page come when they are touched",
+        MAPPING,
+        [
+            "if count == 1 && !vma.locked() {",
+            "if count <= 2 && !vma.locked() {",
+        ],
+        "mmap::maps_and",
+    ),
+    mutant(
         "insertion_of_a_locked_page",
         "what MAP_LOCKED maps is locked",
         MAPPING,
@@ -1771,6 +1791,16 @@ pub const MUTANTS: &[Mutant] = &[
             "GFP_HIGHUSER_MOVABLE | bindings::__GFP_NOWARN | 1 << 21;",
         ],
         "capacity::only_single",
+    ),
+    mutant(
+        "a_locked_folio_is_none",
+        "who wants a folio that is being moved waits for it",
+        PAGEMAP,
+        [
+            "bindings::FGP_LOCK | bindings::FGP_DONTCACHE",
+            "bindings::FGP_LOCK | bindings::FGP_DONTCACHE | 0x20",
+        ],
+        "moving::mappings_made",
     ),
     mutant(
         "one_page_twice",

@@ -17,8 +17,8 @@ use crate::{
     support::{
         assert_same, errno,
         memory::{
-            self, Advice, Map, MapFlags, MprotectFlags, PRIVATE, READ, RW, SHARED, mmap, page,
-            private, shared, table,
+            self, Advice, Map, MapFlags, MprotectFlags, PRIVATE, ProtFlags, READ, RW, SHARED,
+            WRITE, mmap, page, private, shared, table,
         },
         module::{fresh, initial, live_mappings, mappings_of, references},
         open, pattern, pread,
@@ -169,7 +169,9 @@ fn one_page_is_there_after_mmap() {
         let device = fresh(pages as u64);
         let whole = frames(&device, pages);
         for at in [0, 1, pages / 2, pages - 1] {
-            for (prot, flags) in [(RW, SHARED), (READ, SHARED), (RW, PRIVATE), (READ, PRIVATE)] {
+            let protections = [RW, READ, WRITE, ProtFlags::empty()];
+            let both = |prot| [(prot, SHARED), (prot, PRIVATE)];
+            for (prot, flags) in protections.into_iter().flat_map(both) {
                 let at = at % pages;
                 let map = mmap(&device, (at * page()) as u64, page(), prot, flags).expect("mmap");
                 let what = format!("{prot:?} {flags:?} page {at} of {pages}");
