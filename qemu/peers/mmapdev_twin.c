@@ -416,7 +416,8 @@ static ssize_t twin_write_iter(struct kiocb *kiocb, struct iov_iter *from)
 			break;
 		}
 		if (copied < length) {
-			fault_in = min_t(size_t, PMD_SIZE, iov_iter_count(from));
+			/* What does not fit is let alone. */
+			fault_in = min_t(size_t, PMD_SIZE, end - at);
 			if (fault_in_iov_iter_readable(from, fault_in) == fault_in) {
 				err = -EFAULT;
 				break;
