@@ -42,6 +42,9 @@ struct Options {
     /// Only these peers.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Peer::value_variants().to_vec())]
     peers: Vec<Peer>,
+    /// Not these peers.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    without: Vec<Peer>,
     /// Only rows whose names contain it.
     #[arg(long, default_value = "")]
     row: String,
@@ -63,7 +66,8 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let mut options = Options::parse();
+    options.peers.retain(|peer| !options.without.contains(peer));
     let unit = match options.what {
         What::Time => Unit::Time,
         _ => Unit::Instructions,

@@ -44,6 +44,10 @@ pub enum Peer {
 }
 
 impl Peer {
+    /// Our two modules.
+    pub const MODULES: [(Self, Module); 2] =
+        [(Self::Device, Module::DEVICE), (Self::Twin, Module::TWIN)];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Device => "device",
@@ -61,11 +65,8 @@ impl Peer {
 
     /// Whether it is one of our two modules.
     pub fn module(self) -> Option<Module> {
-        match self {
-            Self::Device => Some(Module::DEVICE),
-            Self::Twin => Some(Module::TWIN),
-            _ => None,
-        }
+        let own = Self::MODULES.into_iter().find(|(peer, _)| *peer == self);
+        own.map(|(_, module)| module)
     }
 
     /// What comes in huge pages only.

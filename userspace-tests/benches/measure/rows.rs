@@ -299,16 +299,15 @@ fn insmod(unit: Unit, scale: Scale, pattern: &str, overhead: f64) -> io::Result<
     };
     for &pages in sizes {
         let mut samples = [vec![], vec![]];
-        let modules = [Peer::Device, Peer::Twin].map(|peer| (peer, peer.module().expect("one")));
         for _ in 0..if pages > 4096 { 1 } else { 5 } {
-            for ((_, module), samples) in modules.iter().zip(&mut samples) {
+            for ((_, module), samples) in Peer::MODULES.iter().zip(&mut samples) {
                 module.unload()?;
                 let start = thread_time();
                 module.load(pages)?;
                 samples.push(thread_time() - start - overhead);
             }
         }
-        for ((peer, module), samples) in modules.iter().zip(&mut samples) {
+        for ((peer, module), samples) in Peer::MODULES.iter().zip(&mut samples) {
             module.unload()?;
             tell_row(unit, "insmod", peer.name(), pages, samples);
         }
@@ -325,8 +324,7 @@ fn sizes_of_memory(scale: Scale) -> io::Result<()> {
             bytes,
         }));
     };
-    for peer in [Peer::Device, Peer::Twin] {
-        let module = peer.module().expect("one");
+    for (peer, module) in Peer::MODULES {
         module.unload()?;
         module.load(1)?;
         size("module", peer, core_size(module)?);
